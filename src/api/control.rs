@@ -1,0 +1,178 @@
+//! The control API's wire types, under `/control/v1/` on the Unix socket only. Used by daemon and omnictl.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /control/v1/status` | | [`Status`] |
+//! | `GET /control/v1/models` | | `{"models": [`[`ModelStatus`]`]}` |
+//! | `GET /control/v1/models/{id}` | | [`ModelStatus`] |
+//! | `POST /control/v1/models` | [`LoadFile`] | [`ModelStatus`]: adds a model that no configuration names and loads it |
+//! | `POST /control/v1/models/{id}/load` | | [`ModelStatus`]; 202 at once, `?wait=true` answers when ready or failed |
+//! | `POST /control/v1/models/{id}/unload` | | [`ModelStatus`]; waits for running streams, `?force=true` cuts them |
+//! | `POST /control/v1/reload` | | [`Reloaded`]: reads the configuration file again |
+//! | `GET /control/v1/events` | | SSE of [`Event`], first a `status` of each model |
+//! | `GET /control/v1/logs?model=ID&lines=N&follow=true` | | `text/plain` lines |
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A model's life. A failed model keeps its reason in [`ModelStatus::error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelState {
+    /// Configured, no process.
+    Unloaded,
+    /// A worker is reading weights.
+    Loading,
+    /// Serving.
+    Ready,
+    /// Finishing its streams before it goes.
+    Draining,
+    /// The worker died; the next start waits for its back-off.
+    Restarting,
+    /// Refused or failed too often; `load` tries again.
+    Failed,
+}
+
+/// Progress of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Bytes of weights in place.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+    /// Bytes per second over the last moments.
+    pub bytes_per_second: f64,
+}
+
+/// One model as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ModelStatus {
+    /// Id under which clients name it.
+    pub id: String,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// File.
+    pub path: String,
+    /// State.
+    pub state: ModelState,
+    /// Never unloaded by idle time.
+    pub pinned: bool,
+    /// Why it failed, with what to do.
+    pub error: Option<String>,
+    /// While loading.
+    pub progress: Option<Progress>,
+    /// Worker process.
+    pub pid: Option<u32>,
+    /// Times the worker was started again after a death.
+    pub restarts: u64,
+    /// Seconds since ready.
+    pub uptime_seconds: Option<f64>,
+    /// Seconds from spawn to ready.
+    pub load_seconds: Option<f64>,
+    /// Requests in flight through the daemon.
+    pub active_requests: u64,
+    /// Facts about the loaded model.
+    pub info: Option<ModelInfo>,
+    /// Engine figures of the last heartbeat.
+    #[schema(value_type = Option<Object>)]
+    pub stats: Option<crate::engine::Stats>,
+}
+
+/// What a worker reports once the model is bound.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ModelInfo {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.name`.
+    pub name: String,
+    /// Parameters in all.
+    pub parameters: u64,
+    /// Bytes of weights resident.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache reserved.
+    pub kv_bytes: u64,
+    /// Context served, tokens.
+    pub context: usize,
+    /// Context trained, tokens.
+    pub trained_context: usize,
+    /// Sequences at once.
+    pub parallel: usize,
+    /// Compute threads.
+    pub threads: usize,
+    /// Instruction set chosen, e.g. `avx512vnni`.
+    pub isa: String,
+    /// Vocabulary.
+    pub vocab: usize,
+    /// KV cache element type.
+    pub kv_type: String,
+}
+
+/// The daemon and all it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Package version.
+    pub version: String,
+    /// Process.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_seconds: f64,
+    /// Where it listens.
+    pub socket: String,
+    /// Configuration file, when one was read.
+    pub config: Option<String>,
+    /// Refusing new work because it is about to stop.
+    pub draining: bool,
+    /// Bytes of memory in the host, and free for use.
+    pub memory_total: u64,
+    /// See `memory_total`.
+    pub memory_available: u64,
+    /// Every model known.
+    pub models: Vec<ModelStatus>,
+}
+
+/// `POST /control/v1/models`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct LoadFile {
+    /// GGUF file, first of a split set.
+    pub path: String,
+    /// Id; from the file's name when absent.
+    pub id: Option<String>,
+    /// Context in tokens.
+    pub context: Option<usize>,
+    /// Sequences at once.
+    pub parallel: Option<usize>,
+    /// Compute threads.
+    pub threads: Option<usize>,
+}
+
+/// `POST /control/v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Reloaded {
+    /// Ids added.
+    pub added: Vec<String>,
+    /// Ids removed (drained).
+    pub removed: Vec<String>,
+    /// Ids whose settings changed; they take effect at their next load.
+    pub changed: Vec<String>,
+    /// Settings that need a restart of the daemon.
+    pub needs_restart: Vec<String>,
+}
+
+/// One event of `/control/v1/events`; the SSE event name is `kind`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// A model's state or progress changed.
+    Status {
+        /// The model now.
+        model: Box<ModelStatus>,
+    },
+    /// The configuration was read again.
+    Reloaded {
+        /// What changed.
+        changes: Reloaded,
+    },
+    /// The daemon is stopping.
+    Stopping,
+}

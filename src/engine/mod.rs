@@ -1,0 +1,147 @@
+//! One thread owns all model state. In: bounded queue of [`Request`]s. Out: one bounded channel of [`Event`]s per
+//! request. The engine speaks token ids only.
+
+use crate::sample::{Logprobs, Params};
+use std::time::Duration;
+
+/// One validated request: all that crosses from HTTP to the engine.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Prompt, at least one token, shorter than the context.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate; 0 only evaluates the prompt.
+    pub max_tokens: usize,
+    /// Sampling.
+    pub sampling: Params,
+    /// Tokens that end the text (end-of-generation ids unless `ignore_eos`, `stop_token_ids`); not emitted.
+    pub stop_tokens: Vec<u32>,
+    /// `Some(n)`: log-probabilities of the prompt's own tokens with the `n` best each (`echo` with `logprobs`).
+    pub prompt_logprobs: Option<usize>,
+    /// May reuse and leave behind cached prefix blocks.
+    pub cache: bool,
+}
+
+/// What a request's channel carries, in this order: `Prefill`*, `PromptLogprobs`?, `Token`*, then one `Done` or `Error`.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Prompt tokens evaluated so far (cached ones counted), of all; sent after each chunk.
+    Prefill {
+        /// Evaluated.
+        done: usize,
+        /// Of the prompt.
+        total: usize,
+    },
+    /// One entry per prompt token; the first has none.
+    PromptLogprobs(Vec<Option<Logprobs>>),
+    /// A generated token.
+    Token {
+        /// Its id.
+        id: u32,
+        /// When asked for.
+        logprobs: Option<Logprobs>,
+    },
+    /// The end.
+    Done {
+        /// Why.
+        reason: FinishReason,
+        /// Counts and times.
+        usage: Usage,
+    },
+    /// The request failed; nothing follows.
+    Error(String),
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token was drawn (its id).
+    Stop(u32),
+    /// `max_tokens` or the context's end.
+    Length,
+}
+
+/// Counts and times of a finished request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, taken from the prefix cache.
+    pub cached_tokens: usize,
+    /// Tokens generated (a stop token not counted).
+    pub completion_tokens: usize,
+    /// Waiting for a slot.
+    pub queued: Duration,
+    /// Evaluating the prompt.
+    pub prefill: Duration,
+    /// Generating.
+    pub decode: Duration,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SubmitError {
+    #[error("the queue is full ({limit} requests wait); try again in {retry_after:?}")]
+    QueueFull { limit: usize, retry_after: Duration },
+    #[error(
+        "the prompt has {prompt} tokens, the context is {context}; shorten it or load the model with a larger context"
+    )]
+    TooLong { prompt: usize, context: usize },
+    #[error("the prompt is empty")]
+    Empty,
+    #[error("token id {id} is outside of the vocabulary of {vocab}")]
+    BadToken { id: u32, vocab: usize },
+    #[error("the model is shutting down")]
+    Closing,
+}
+
+/// What the engine is doing, for heartbeat, status and metrics. Counters only grow.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Stats {
+    pub running: usize,
+    pub waiting: usize,
+    pub kv_blocks_total: usize,
+    pub kv_blocks_used: usize,
+    pub prompt_tokens_total: u64,
+    pub cached_tokens_total: u64,
+    pub completion_tokens_total: u64,
+    pub requests_total: u64,
+    pub cancelled_total: u64,
+    pub steps_total: u64,
+    pub prefill_seconds_total: f64,
+    pub decode_seconds_total: f64,
+    /// Milliseconds since the engine thread last came round its loop.
+    pub beat_age_ms: u64,
+}
+
+/// A running engine. Dropping the last clone of it stops the thread after its current step.
+#[derive(Clone)]
+pub struct Handle {
+    _private: (),
+}
+
+impl Handle {
+    /// Queues a request. Dropping the receiver cancels it. The channel is bounded: a reader that is slow stalls its own
+    /// sequence and no other.
+    pub fn submit(&self, request: Request) -> Result<tokio::sync::mpsc::Receiver<Event>, SubmitError> {
+        let _ = request;
+        todo!()
+    }
+
+    /// Figures now; cheap, never waits for the engine.
+    pub fn stats(&self) -> Stats {
+        todo!()
+    }
+
+    /// Context per sequence in tokens.
+    pub fn context(&self) -> usize {
+        todo!()
+    }
+
+    /// Takes no further requests; running and queued ones finish.
+    pub fn close(&self) {
+        todo!()
+    }
+}

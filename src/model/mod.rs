@@ -1,0 +1,153 @@
+//! Tensor names bound once to typed fields with strict shapes, one file per architecture. No weights are read here.
+//!
+//! `Model<TensorInfo>` is what binding yields; `load` maps it to `Model<ops::Tensor>`; `exec` reads only these fields.
+
+/// The architectures this build runs, by `general.architecture`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Architecture {
+    Llama,
+    Qwen2,
+    Qwen3,
+}
+
+/// Rotary embedding: which pairs turn together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeKind {
+    /// Pairs `(2i, 2i+1)`: llama's GGUF layout.
+    Norm,
+    /// Pairs `(i, i + n/2)`: NeoX, Qwen.
+    Neox,
+}
+
+/// How positions beyond the trained context are mapped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum RopeScaling {
+    None,
+    Linear {
+        factor: f32,
+    },
+    /// YaRN (arXiv 2309.00071).
+    Yarn {
+        factor: f32,
+        original_context: u32,
+        extrapolation: f32,
+        attention: f32,
+        beta_fast: f32,
+        beta_slow: f32,
+    },
+}
+
+/// Rotary position embedding of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Pairing.
+    pub kind: RopeKind,
+    /// Rotated dimensions per head, even, at most the head's.
+    pub dims: usize,
+    /// `rope.freq_base`.
+    pub base: f32,
+    /// Scaling by metadata.
+    pub scaling: RopeScaling,
+}
+
+/// The numbers of a model, checked: no zero, no division with a rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hparams {
+    /// Architecture.
+    pub architecture: Architecture,
+    /// `general.name`, or the architecture.
+    pub name: String,
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Dimensions of a key (and query) head.
+    pub key_dim: usize,
+    /// Dimensions of a value head.
+    pub value_dim: usize,
+    /// Width of the feed-forward layer.
+    pub d_ff: usize,
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Context the model was trained for, tokens.
+    pub context: usize,
+    /// Epsilon of every RMS norm, positive and finite.
+    pub rms_eps: f32,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// Sliding window in tokens where the metadata asks for one.
+    pub window: Option<usize>,
+}
+
+/// A whole model over tensors of kind `T`.
+#[derive(Clone, Debug)]
+pub struct Model<T> {
+    /// Its numbers.
+    pub hparams: Hparams,
+    /// `token_embd.weight` `[vocab, d_model]`.
+    pub embedding: T,
+    /// `output_norm.weight` `[d_model]`.
+    pub output_norm: T,
+    /// `output.weight` `[vocab, d_model]`; `None` when tied to the embedding.
+    pub output: Option<T>,
+    /// `rope_freqs.weight` `[rope.dims / 2]`, Llama 3's frequency factors.
+    pub rope_factors: Option<T>,
+    /// The blocks, in order.
+    pub layers: Vec<Layer<T>>,
+}
+
+/// One transformer block.
+#[derive(Clone, Debug)]
+pub struct Layer<T> {
+    /// `attn_norm.weight` `[d_model]`.
+    pub attn_norm: T,
+    /// Attention.
+    pub attention: Attention<T>,
+    /// `ffn_norm.weight` `[d_model]`.
+    pub ffn_norm: T,
+    /// Feed-forward.
+    pub ffn: Ffn<T>,
+}
+
+/// Grouped-query attention.
+#[derive(Clone, Debug)]
+pub struct Attention<T> {
+    /// `[heads * key_dim, d_model]`.
+    pub q: Linear<T>,
+    /// `[kv_heads * key_dim, d_model]`.
+    pub k: Linear<T>,
+    /// `[kv_heads * value_dim, d_model]`.
+    pub v: Linear<T>,
+    /// `[d_model, heads * value_dim]`.
+    pub output: Linear<T>,
+    /// `attn_q_norm.weight` `[key_dim]`, Qwen3.
+    pub q_norm: Option<T>,
+    /// `attn_k_norm.weight` `[key_dim]`, Qwen3.
+    pub k_norm: Option<T>,
+}
+
+/// Gated feed-forward (SwiGLU).
+#[derive(Clone, Debug)]
+pub struct Ffn<T> {
+    /// `[d_ff, d_model]`.
+    pub gate: Linear<T>,
+    /// `[d_ff, d_model]`.
+    pub up: Linear<T>,
+    /// `[d_model, d_ff]`.
+    pub down: Linear<T>,
+}
+
+/// A matrix with an optional bias of its rows.
+#[derive(Clone, Debug)]
+pub struct Linear<T> {
+    /// `[rows, cols]`.
+    pub weight: T,
+    /// `[rows]`, F32.
+    pub bias: Option<T>,
+}

@@ -1,0 +1,1 @@
+//! Slow and obvious: the specification of every operation.
