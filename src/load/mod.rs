@@ -1,1 +1,2 @@
-//! (to be written)
+//! x
+pub use crate::sys::memory::Mapping;
