@@ -1,0 +1,4 @@
+//! Text: vocabularies against their makers' vectors, detokenizing, stop strings, chat templates, output parsing.
+
+mod support;
+mod vectors;
