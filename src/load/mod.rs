@@ -36,18 +36,15 @@ impl Source {
     ///
     /// # Errors
     /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
-    pub fn load(
-        &self,
-        model: Model<TensorInfo>,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Model<Tensor>, Error> {
+    pub fn load(&self, model: Model<TensorInfo>, progress: &mut dyn FnMut(Progress)) -> Result<Model<Tensor>, Error> {
         let (ranges, bytes) = lay_out(&model);
         let mut arena = Mapping::new(bytes).map_err(|source| Error::Memory { bytes, source })?;
         let tensors: Vec<(&TensorInfo, Range<usize>)> = ranges.iter().map(|(t, r)| (t, r.clone())).collect();
         read::read_all(self, &tensors, arena.as_mut_slice(), progress)?;
         self.check_unchanged()?;
         let storage: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(arena);
-        let mut ranges = ranges.into_iter().map(|(t, range)| (t.name, range)).collect::<std::collections::HashMap<_, _>>();
+        let mut ranges =
+            ranges.into_iter().map(|(t, range)| (t.name, range)).collect::<std::collections::HashMap<_, _>>();
         model.try_map(|_, info| {
             let range = ranges.remove(&info.name).unwrap_or_default();
             let (rows, cols) = shape(&info);

@@ -42,7 +42,7 @@ pub(super) fn read_all(
     let jobs = Mutex::new(cut(tensors, arena).into_iter());
     let stop = AtomicBool::new(false);
     let mut bytes_done = 0;
-    let mut outcome = Ok(());
+    let mut failure = None;
     progress(Progress { bytes_done, bytes_total });
     std::thread::scope(|scope| {
         let (sender, reports) = mpsc::channel();
@@ -59,12 +59,12 @@ pub(super) fn read_all(
                 }
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
-                    outcome = outcome.and(Err(error));
+                    failure.get_or_insert(error);
                 }
             }
         }
     });
-    outcome
+    failure.map_or(Ok(()), Err)
 }
 
 /// Cuts the tensors at multiples of [`CHUNK`] and joins what one read brings.

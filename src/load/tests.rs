@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gguf::write::Builder;
-use crate::gguf::{Value, File};
+use crate::gguf::{File, Value};
 use crate::quant::DType;
 use std::fs;
 use std::path::{Path, PathBuf};
