@@ -4,9 +4,14 @@
 //! endpoints themselves are served by a worker.
 
 pub mod control;
+pub mod backend;
 pub mod error;
+pub mod generate;
 pub mod http;
+pub mod params;
 pub mod sse;
+pub mod unsupported;
+pub mod wire;
 
 pub use error::ApiError;
 pub use http::Body;
