@@ -14,6 +14,10 @@ pub(super) const RESERVED_ID: &str = "auto";
 /// Most models one file may configure.
 const MAX_MODELS: usize = 256;
 
+/// Bounds of `parallel` and `threads`.
+const MAX_PARALLEL: usize = 4096;
+const MAX_THREADS: usize = 4096;
+
 /// What an id may consist of: it stands in URLs, file names, log fields and metric labels.
 pub(super) fn id_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-:@+".contains(c)
@@ -174,9 +178,9 @@ fn read_model(section: &mut Section<'_, '_>, environment: &Environment) -> Optio
         pinned: section.boolean("pinned").unwrap_or(defaults.pinned),
         idle_ttl: section.duration("idle_ttl"),
         context: section.count("context", 1..=1 << 30),
-        parallel: section.count("parallel", 1..=4096).unwrap_or(defaults.parallel),
+        parallel: section.count("parallel", 1..=MAX_PARALLEL).unwrap_or(defaults.parallel),
         queue: section.count("queue", 0..=65_536).unwrap_or(defaults.queue),
-        threads: section.count("threads", 1..=4096),
+        threads: section.count("threads", 1..=MAX_THREADS),
         cpus: section.string("cpus", "0-7"),
         kv_type: section.choice("kv_type", &KV_TYPES).unwrap_or(defaults.kv_type),
         prefill_chunk: section.count("prefill_chunk", 1..=65_536).unwrap_or(defaults.prefill_chunk),
@@ -191,23 +195,8 @@ fn read_model(section: &mut Section<'_, '_>, environment: &Environment) -> Optio
 
 /// What the types of the values do not say.
 fn check_model(section: &Section<'_, '_>, model: &Model, environment: &Environment) {
-    let names = std::iter::once(("id", &model.id)).chain(model.aliases.iter().map(|alias| ("aliases", alias)));
-    for (key, name) in names {
-        // An alias may look like a repository's name; an id is one segment of the control API's paths.
-        let allowed = |c: char| id_char(c) || (key == "aliases" && c == '/');
-        if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
-            let remedy = "use 1 to 128 of: letters, digits, . _ - : @ +  (aliases also /)";
-            section.problem(key, format!("\"{}\" cannot be a name", name.escape_debug()), remedy);
-        }
-    }
-    for name in &model.disable_isa {
-        if !INSTRUCTION_SETS.contains(&name.as_str()) {
-            let remedy = format!("known are: {}", INSTRUCTION_SETS.join(", "));
-            section.problem("disable_isa", format!("\"{}\" is not an instruction set", name.escape_debug()), remedy);
-        }
-    }
-    if let Some(Err(what)) = model.cpus.as_deref().map(super::parse_cpus) {
-        section.problem("cpus", what, "write a list as for taskset -c, for instance cpus = \"0-7,16-23\"");
+    for (key, what) in model.problems() {
+        section.problem(key, what, remedy(key));
     }
     let files = [("path", Some(&model.path)), ("chat_template", model.chat_template.as_ref())];
     for (key, path) in files {
@@ -219,5 +208,58 @@ fn check_model(section: &Section<'_, '_>, model: &Model, environment: &Environme
     }
     if model.pinned && model.idle_ttl.is_some() {
         section.problem("idle_ttl", "a pinned model is never unloaded", "remove either pinned or idle_ttl");
+    }
+}
+
+fn remedy(key: &str) -> String {
+    match key {
+        "disable_isa" => format!("known are: {}", INSTRUCTION_SETS.join(", ")),
+        "cpus" => "write a list as for taskset -c, for instance cpus = \"0-7,16-23\"".into(),
+        _ => "use 1 to 128 of: letters, digits, . _ - : @ +  (aliases also /)".into(),
+    }
+}
+
+impl Model {
+    /// Checks the values that may also come from elsewhere than a file (a command line, the control API).
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with what to do.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let bounds = [
+            ("context", self.context, 1 << 30),
+            ("parallel", Some(self.parallel), MAX_PARALLEL),
+            ("threads", self.threads, MAX_THREADS),
+        ];
+        for (key, value, most) in bounds {
+            if value.is_some_and(|value| !(1..=most).contains(&value)) {
+                return Err((key, format!("write a whole number from 1 to {most}")));
+            }
+        }
+        if self.id == RESERVED_ID {
+            return Err(("id", "the name \"auto\" is reserved; choose another".into()));
+        }
+        match self.problems().into_iter().next() {
+            Some((key, what)) => Err((key, format!("{what}; {}", remedy(key)))),
+            None => Ok(()),
+        }
+    }
+
+    fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        let names = std::iter::once(("id", &self.id)).chain(self.aliases.iter().map(|alias| ("aliases", alias)));
+        for (key, name) in names {
+            // An alias may look like a repository's name; an id is one segment of the control API's paths.
+            let allowed = |c: char| id_char(c) || (key == "aliases" && c == '/');
+            if name.is_empty() || name.len() > 128 || !name.chars().all(allowed) {
+                problems.push((key, format!("\"{}\" cannot be a name", name.escape_debug())));
+            }
+        }
+        for name in self.disable_isa.iter().filter(|name| !INSTRUCTION_SETS.contains(&name.as_str())) {
+            problems.push(("disable_isa", format!("\"{}\" is not an instruction set", name.escape_debug())));
+        }
+        if let Some(Err(what)) = self.cpus.as_deref().map(super::parse_cpus) {
+            problems.push(("cpus", what));
+        }
+        problems
     }
 }
