@@ -7,12 +7,21 @@
 //! request ─▶ ChatTemplate::render ─▶ Tokenizer::encode ─▶ (engine) ─▶ Detokenizer::push ─▶ StopMatcher::push ─▶ parse_output
 //! ```
 
+mod byte_level;
 mod chat_parse;
 mod detokenizer;
 mod error;
+mod metadata;
+mod pretokenizer;
+mod pretokenizer_passes;
+mod sentencepiece;
+mod special;
 mod stop;
 mod template;
 mod tokenizer;
+mod unicode;
+mod unigram;
+mod vocabulary;
 
 pub use chat_parse::{OutputFormat, ParseOptions, ParsedOutput, ToolCall, parse_output};
 pub use detokenizer::Detokenizer;
