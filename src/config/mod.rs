@@ -1,5 +1,10 @@
 //! TOML to a checked [`Config`]: the only reader of settings (files, environment). Defaults work with no file at all.
 
+pub mod paths;
+pub mod proxy;
+
+pub use paths::{client_socket, default_socket};
+
 use std::path::PathBuf;
 use std::time::Duration;
 

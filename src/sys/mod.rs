@@ -1,1 +1,2 @@
 //! (to be written)
+pub mod listen; // TCP sockets inherited by socket activation
