@@ -201,8 +201,8 @@ fn tables(inspection: &Inspection) -> String {
 
 fn types(report: &Report) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["type", "tensors", "elements", "bytes", "kernel"]);
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["type", "tensors", "elements", "bytes", "runs here"]);
     for row in &report.tensor_types {
         let supported = if row.supported { "yes" } else { "no" };
         table.add_row([row.dtype, &grouped(row.tensors), &grouped(row.elements), &grouped(row.bytes), supported]);

@@ -114,10 +114,7 @@ impl Report {
         let mut keys = Keys::new(&file.metadata);
         let experts = experts(&mut keys);
         let bound = bind(file);
-        let kv_per_token = match &bound {
-            Ok(model) => Some(model.hparams.kv_bytes_per_token(DType::F16)),
-            Err(_) => kv_per_token(&mut keys),
-        };
+        let kv_per_token = kv_per_token(&mut keys);
         let context = keys.number("context", "context_length");
         let weights = file.tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.size));
         let kv_at_context = kv_per_token.zip(context).map(|(bytes, tokens)| bytes.saturating_mul(tokens));
