@@ -5,8 +5,8 @@ use super::{Array, Error, File, GrowError, Metadata, TensorInfo, Value};
 use crate::quant::DType;
 use std::collections::HashSet;
 
-/// No header is larger than this: a model's header is some tens of MB at most (vocabulary and merges).
-pub const MAX_HEADER_BYTES: u64 = 1 << 30;
+/// No header is larger than this: a large vocabulary with its merges takes about 20 MB.
+pub const MAX_HEADER_BYTES: u64 = 256 << 20;
 
 /// `general.alignment` where a file has none.
 const DEFAULT_ALIGNMENT: u32 = 32;
