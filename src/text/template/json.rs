@@ -1,6 +1,6 @@
 //! `tojson` as Python's `json.dumps` writes it, by transformers' defaults (`ensure_ascii=False`).
 
-use super::MAX_OUTPUT;
+use super::MAX_VALUE;
 use super::python;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -52,7 +52,7 @@ fn refuse(what: impl Into<String>) -> Error {
 
 impl Style {
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH || out.len() > MAX_OUTPUT {
+        if depth > MAX_DEPTH || out.len() > MAX_VALUE {
             return Err(refuse("the value is too deep or too large for JSON"));
         }
         match value.kind() {
