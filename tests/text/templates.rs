@@ -30,7 +30,8 @@ fn check_goldens(folder: &Path, golden: &Value) -> (usize, Vec<String>) {
         let template = templates.entry(name.to_owned()).or_insert_with(|| {
             let source = std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap();
             let token = |key| golden["templates"][name][key].as_str().unwrap().to_owned();
-            ChatTemplate::new(&source, &token("bos_token"), &token("eos_token")).unwrap_or_else(|e| panic!("{name}: {e}"))
+            ChatTemplate::new(&source, &token("bos_token"), &token("eos_token"))
+                .unwrap_or_else(|e| panic!("{name}: {e}"))
         });
         let conversation = &golden["cases"][case["case"].as_str().unwrap()];
         let input = ChatInput {
@@ -52,9 +53,13 @@ fn check_goldens(folder: &Path, golden: &Value) -> (usize, Vec<String>) {
             let want = case.get("expected").or(case.get("error")).and_then(Value::as_str).unwrap_or_default();
             let got = got.unwrap_or_else(|error| error.to_string());
             let at = got.bytes().zip(want.bytes()).take_while(|(got, want)| got == want).count();
-            let tail = |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 200)]).into_owned();
+            let tail =
+                |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 200)]).into_owned();
             let (got, want) = (tail(&got), tail(want));
-            wrong.push(format!("{name} {} {}: from byte {at}\n got  {got:?}\n want {want:?}", case["case"], case["kwargs"]));
+            wrong.push(format!(
+                "{name} {} {}: from byte {at}\n got  {got:?}\n want {want:?}",
+                case["case"], case["kwargs"]
+            ));
         }
     }
     (equal, wrong)
@@ -113,7 +118,10 @@ fn engine_cases_render_equal() {
         if same {
             equal += 1;
         } else if !NOT_IN_THE_ENGINE.contains(&case["name"].as_str().unwrap()) {
-            wrong.push(format!("{} / {}: {}\n got  {got:?}\n want {}", case["section"], case["name"], case["template"], case["expected"]));
+            wrong.push(format!(
+                "{} / {}: {}\n got  {got:?}\n want {}",
+                case["section"], case["name"], case["template"], case["expected"]
+            ));
         }
     }
     println!("{} cases ask for what the engine has not", NOT_IN_THE_ENGINE.len());
@@ -132,7 +140,8 @@ fn llama_cpp_cases_render_equal() {
         };
         let python = text("python_jinja2");
         // Where Python itself renders something else, that counts.
-        let expected = if python == "equal" { Ok(expected) } else { python.strip_prefix("ERR ").map_or(Ok(python), Err) };
+        let expected =
+            if python == "equal" { Ok(expected) } else { python.strip_prefix("ERR ").map_or(Ok(python), Err) };
         let template = ChatTemplate::new(text("template"), text("bos_token"), text("eos_token"));
         let input = ChatInput { add_generation_prompt: true, ..input(&case["messages"]) };
         let got = template.and_then(|template| template.render(&input));
@@ -167,6 +176,8 @@ fn hostile_templates_end_quickly_with_an_error() {
         assert!(begin.elapsed().as_secs() < 20, "{source}: {:?}", begin.elapsed());
         println!("{:?}: {source}: {:?}", begin.elapsed(), result.map(|_| ()));
     }
-    assert!(matches!(render_with("{{ raise_exception('no') }}", &Map::new()), Err(Error::TemplateRaised { message }) if message == "no"));
+    assert!(
+        matches!(render_with("{{ raise_exception('no') }}", &Map::new()), Err(Error::TemplateRaised { message }) if message == "no")
+    );
     assert!(matches!(render_with("{% if %}", &Map::new()), Err(Error::TemplateSyntax { .. })));
 }

@@ -13,7 +13,10 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("string", python::text);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
-    environment.add_filter("first", |value: &Value| if value.is_undefined() { Ok(Value::UNDEFINED) } else { filters::first(value) });
+    environment.add_filter(
+        "first",
+        |value: &Value| if value.is_undefined() { Ok(Value::UNDEFINED) } else { filters::first(value) },
+    );
     environment.add_filter("last", |value: Value| if value.is_undefined() { Ok(value) } else { filters::last(value) });
     environment.add_filter("items", |value: &Value| {
         if value.is_undefined() { Ok(Value::from(Vec::<Value>::new())) } else { filters::items(value) }
@@ -21,7 +24,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("sort", sort);
     environment.add_filter("join", join);
     environment.add_filter("indent", indent);
-    environment.add_filter("wordcount", |value: &Value| value.as_str().map_or(0, |text| text.split_whitespace().count()));
+    environment
+        .add_filter("wordcount", |value: &Value| value.as_str().map_or(0, |text| text.split_whitespace().count()));
     environment.add_filter("truncate", truncate);
     environment.add_test("iterable", is_iterable);
     environment.add_function("dict", dict);
@@ -77,17 +81,28 @@ fn sort(state: &State<'_, '_>, value: Value, positional: Rest<Value>, named: Kwa
 }
 
 /// `join(d='', attribute=None)`; attributes may be numbers: positions in the items.
-fn join(state: &mut State<'_, '_>, value: &Value, joiner: Option<StringInput<'_>>, named: Kwargs) -> Result<Value, Error> {
+fn join(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    joiner: Option<StringInput<'_>>,
+    named: Kwargs,
+) -> Result<Value, Error> {
     let attribute = named.get::<Option<Value>>("attribute")?.filter(|given| !given.is_none());
     let Some(attribute) = attribute.filter(|given| given.as_str().is_none()) else {
         return filters::join(state, value, joiner, None, named);
     };
     let items: Vec<Value> = value.try_iter()?.map(|item| item.get_item(&attribute)).collect::<Result<_, _>>()?;
-    filters::join(state, &Value::from(items), joiner, None, Kwargs::default())
+    filters::join(state, &Value::from(items), joiner, None, std::iter::empty::<(String, Value)>().collect())
 }
 
 /// `indent(width=4, first=False, blank=False)`; the width may be the indentation itself.
-fn indent(text: &str, width: Option<Value>, first: Option<bool>, blank: Option<bool>, named: Kwargs) -> Result<String, Error> {
+fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
     let width = match width {
         Some(width) => Some(width),
         None => named.get::<Option<Value>>("width")?,

@@ -46,6 +46,15 @@ pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> R
     Ok(Value::from(out))
 }
 
+/// The value on one line with transformers' defaults.
+pub(super) fn dumps(value: &Value) -> Result<String, Error> {
+    let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
+    let style = Style { ensure_ascii: false, sort_keys: false, indent: None, item_separator, key_separator };
+    let mut out = String::new();
+    style.write(&mut out, value, 0)?;
+    Ok(out)
+}
+
 fn refuse(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadSerialization, what.into())
 }

@@ -23,7 +23,9 @@ pub(super) fn text(value: &Value) -> Result<Value, Error> {
             repr(&mut out, value, 0)?;
             Ok(Value::from(out))
         }
-        ValueKind::Number => Ok(as_float(value).map_or_else(|| Value::from(value.to_string()), |n| Value::from(float(n)))),
+        ValueKind::Number => {
+            Ok(as_float(value).map_or_else(|| Value::from(value.to_string()), |n| Value::from(float(n))))
+        }
         ValueKind::String => Ok(value.clone()),
         _ => Ok(Value::from(value.to_string())),
     }
