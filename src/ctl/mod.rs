@@ -1,2 +1,3 @@
 //! (to be written)
-pub mod inspect;
+pub mod inspect; // inspect
+pub mod textcmds; // tokenize, detokenize, render, parse-chat
