@@ -1,1 +1,3 @@
 //! (to be written)
+pub mod inspect; // inspect
+pub mod textcmds; // tokenize, detokenize, render, parse-chat
