@@ -74,7 +74,8 @@ impl Tokenizer {
         };
         let byte_level = spelling == Spelling::ByteLevel;
         // Files older than the flag: Llama's tokenizers begin with BOS, others do not.
-        let llama_bpe = matches!(metadata::string(file, "tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3"));
+        let llama_bpe =
+            matches!(metadata::string(file, "tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3"));
         let literals = |kinds: &[Kind]| {
             let ids = kinds.iter().flat_map(|&kind| vocabulary.ids_of(kind));
             Literals::new(ids.filter_map(|id| vocabulary.token(id).map(|bytes| (bytes, id))))
