@@ -41,7 +41,7 @@ fn planned_bytes_are_those_that_are_reserved() {
     let opened = open(&bundled("f16"), &options(), &mut |_| ()).unwrap();
     // 4 sequences of 256 tokens, 3 layers, 4 heads, 32 + 32 dimensions, F16.
     assert_eq!(opened.facts.kv_bytes, 4 * 256 * 3 * 4 * 64 * 2);
-    assert_eq!(opened.facts.parameters, 2_888_000 + (opened.facts.parameters - 2_888_000));
+    assert!((2_800_000..3_000_000).contains(&opened.facts.parameters), "{}", opened.facts.parameters);
     let exec = crate::support::executor(&bundled("f16"), omni_inferd::exec::KvType::F16, 256);
     let planned = omni_inferd::plan::scratch_bytes(exec.hparams(), 256, 256);
     assert!(exec.buffer_bytes() as u64 <= planned && planned < 2 * exec.buffer_bytes() as u64);

@@ -135,7 +135,8 @@ fn a_slow_reader_stalls_only_itself() {
     let handle = start_bundled(&EngineOptions { context: Some(1024), parallel: 2, ..options() });
     let ids = u32s(&json("models/omni-stories.golden.json")["prompts"]["Once upon a time"]["ids"]);
     let slow = handle.submit(request(&ids, 600, greedy())).unwrap();
-    eventually("the slow one's channel is full", || slow.len() >= 250);
+    // 256 places less the five that a step may need.
+    eventually("the slow one's channel is full", || slow.len() >= 252);
     let before = handle.stats().completion_tokens_total;
     let quick = run(&handle, request(&ids, 300, greedy()));
     assert_eq!(quick.tokens.len(), 300);
