@@ -1,1 +1,3 @@
-//! (to be written)
+//! omnictl: the commands. Each talks to the daemon over its socket, or works on a file without one ([`offline`]).
+
+pub mod offline; // logits, perplexity and speed of a file, without a daemon
