@@ -152,14 +152,20 @@ impl Engine {
         sched.complete(batch);
         count_time(shared, batch, sched, started.elapsed());
 
-        let mut drawn = 0;
         for item in &batch.items {
             let (own, rest) = logits.split_at(wanted(item).len() * vocab);
             logits = rest;
             let Some(stream) = streams.get_mut(&item.seq) else { continue };
             let before = stream.completion();
             let outcome = advance(stream, sched, item, own, vocab, scratch);
-            drawn += stream.completion() - before;
+            let drawn = (stream.completion() - before) as u64;
+            let ended = !matches!(outcome, Ok(None));
+            let cached = sched.get(item.seq).map_or(0, |seq| seq.cached());
+            // Before the last event goes out: who has read it finds it counted.
+            shared.update(|stats| {
+                stats.completion_tokens_total += drawn;
+                stats.cached_tokens_total += if ended { cached as u64 } else { 0 };
+            });
             let end = match outcome {
                 Ok(None) => continue,
                 Ok(Some(reason)) => Ok(reason),
@@ -169,14 +175,10 @@ impl Engine {
             let now = Instant::now();
             shared.served(stream.served(now));
             match end {
-                Ok(reason) => {
-                    let usage = stream.finish(reason, seq.prompt_len(), seq.cached(), now);
-                    shared.update(|stats| stats.cached_tokens_total += usage.cached_tokens as u64);
-                }
+                Ok(reason) => stream.finish(reason, seq.prompt_len(), seq.cached(), now),
                 Err(error) => stream.fail(error.to_string()),
             }
         }
-        shared.update(|stats| stats.completion_tokens_total += drawn as u64);
     }
 
     fn report(&self) {

@@ -132,8 +132,8 @@ impl Stream {
         Ok(Drawn::Token(id))
     }
 
-    /// The last event. Returns the counts it carries.
-    pub(super) fn finish(self, reason: FinishReason, prompt: usize, cached: usize, now: Instant) -> Usage {
+    /// The last event.
+    pub(super) fn finish(self, reason: FinishReason, prompt: usize, cached: usize, now: Instant) {
         let admitted = self.admitted.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
         let usage = Usage {
@@ -145,7 +145,6 @@ impl Stream {
             decode: now.saturating_duration_since(first_token),
         };
         self.send(Event::Done { reason, usage });
-        usage
     }
 
     /// The last event of a request that failed.
