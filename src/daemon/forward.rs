@@ -65,10 +65,15 @@ pub async fn forward(
             tracing::debug!(%error, "a worker's connection ended early");
         }
     }));
-    let answer = sender.send_request(to_worker(head, body, request_id)).await;
-    let answer = match answer {
+    let answer = match sender.send_request(to_worker(head, body, request_id)).await {
         Ok(answer) => answer,
         Err(error) => {
+            lease.model.suspect(&lease.endpoint);
+            // A Unix socket whose other side closed with the request unread reports a reset; only a clean end of file
+            // means that the worker had taken it (unix(7)).
+            if !error.is_incomplete_message() {
+                return Err(Failure::NotSent);
+            }
             lease.model.cut.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(model = lease.model.id(), %error, "the worker died before it answered a request");
             return Err(Failure::Died(worker_died(&lease)));
@@ -148,6 +153,7 @@ impl Passing {
     /// The worker broke off.
     fn broken(&mut self, error: hyper::Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(lease) = self.lease.take() else { return Poll::Ready(None) };
+        lease.model.suspect(&lease.endpoint);
         lease.model.cut.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(model = lease.model.id(), %error, "the worker died in the midst of an answer");
         Poll::Ready(Some(match self.held.take() {

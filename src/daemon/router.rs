@@ -68,7 +68,7 @@ pub async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
     let answer = route(&app, request, &id).await;
     let mut response = answer.unwrap_or_else(ApiError::into_response);
     response.headers_mut().insert(REQUEST_HEADER, id.clone());
-    let model = response.headers().get(MODEL_HEADER).and_then(|model| model.to_str().ok()).unwrap_or_default();
+    let model = response.headers().get(MODEL_HEADER).and_then(|model| model.to_str().ok());
     tracing::debug!(
         model,
         request = id.to_str().unwrap_or_default(),

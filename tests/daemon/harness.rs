@@ -106,8 +106,6 @@ pub struct Answer {
     /// As received.
     pub head: String,
     pub body: String,
-    /// The body ended as its framing promises.
-    pub whole: bool,
 }
 
 impl Answer {
@@ -151,22 +149,15 @@ impl Reading {
     }
 
     pub fn finish(mut self) -> Answer {
-        let (mut body, mut whole) = (String::new(), true);
+        let mut body = String::new();
         if self.chunked {
             while let Some(chunk) = self.chunk() {
                 body += &chunk;
             }
-            // After a proper end the connection closes; after a break nothing was left either, so ask the last bytes.
-            whole = self.reader.buffer().is_empty();
         } else {
-            whole &= self.reader.read_to_string(&mut body).is_ok();
-            let length = self
-                .head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            whole &= length.is_none_or(|length: usize| length == body.len());
+            self.reader.read_to_string(&mut body).unwrap();
         }
-        Answer { status: self.status, head: self.head, body, whole }
+        Answer { status: self.status, head: self.head, body }
     }
 }
 

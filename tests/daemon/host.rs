@@ -199,7 +199,7 @@ fn an_ordinary_user_needs_no_configuration() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omni-inferd"));
     command.env_remove("RUNTIME_DIRECTORY").env("XDG_RUNTIME_DIR", directory.path()).stderr(Stdio::piped());
     if root() {
-        let copy = directory.path().join("omni-inferd");
+        let copy = directory.path().join("daemon");
         std::fs::copy(env!("CARGO_BIN_EXE_omni-inferd"), &copy).unwrap();
         std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         let mut other = Command::new(copy);
