@@ -6,6 +6,8 @@
 mod document; // a table of the file: typed getters that collect problems
 mod environment; // what the process and the host add: user, directories, existing files
 mod error; // what is wrong, where, and what to do
+pub mod paths; // where sockets are by default
+pub mod proxy; // `[proxy]`
 mod read; // document -> Config
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ mod units; // durations, sizes, CPU lists, nearest names
 
 pub use environment::Environment;
 pub use error::{Error, Problem};
+pub use paths::{client_socket, default_socket};
 pub use read::{known_keys, parse};
 pub use units::{format_size, parse_cpus, parse_size};
 
