@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
 
 fn worker(log: &str) -> ExitCode {
     super::log::start_worker(log);
-    ExitCode::from(exit::SOFTWARE)
+    u8::try_from(crate::worker::run()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 impl Serve {

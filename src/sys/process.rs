@@ -2,16 +2,14 @@
 //! lives as long as the daemon: the kernel sends the parent-death signal when the *thread* that forked ends.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The number under which the first passed descriptor appears in the child; the next ones follow.
 pub const FIRST_FD: RawFd = 3;
 
-/// Makes a command's child a worker: `descriptors` appear as 3 and 4, it leads its own process group (a terminal's ^C
+/// Makes a command's child a worker: `descriptors` appear as 3 and 4 (see [`super::inherit`]), it leads its own process group (a terminal's ^C
 /// reaches the daemon only), and it is killed when the daemon dies.
 pub fn make_worker(command: &mut Command, descriptors: [OwnedFd; 2]) {
     let parent = std::process::id();
@@ -39,33 +37,6 @@ pub fn make_worker(command: &mut Command, descriptors: [OwnedFd; 2]) {
     // SAFETY: between fork and exec the hook makes only async-signal-safe calls (fcntl, dup2, prctl, getppid) and
     // allocates nothing.
     unsafe { command.pre_exec(hook) };
-}
-
-/// A worker's end of what [`make_worker`] passes: its listening socket and its control channel. Can be taken once.
-///
-/// # Errors
-/// Taken before, or the process was not started as a worker.
-pub fn take_worker_descriptors() -> io::Result<(UnixListener, UnixStream)> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::AcqRel) {
-        return Err(io::Error::other("the worker's descriptors were taken before"));
-    }
-    let listening = |fd: RawFd| {
-        // SAFETY: borrowed for this one call; on a closed descriptor, getsockopt reports EBADF.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::AcceptConn).map_err(io::Error::from)
-    };
-    if !listening(FIRST_FD)? || listening(FIRST_FD + 1)? {
-        let message = "descriptors 3 and 4 are not a worker's; workers are started by the daemon";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    for fd in [FIRST_FD, FIRST_FD + 1] {
-        // SAFETY: fcntl with F_SETFD touches no memory, and both descriptors were just seen to be open.
-        check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    }
-    // SAFETY: both are open sockets of the right kind, which the daemon opened for this process; `TAKEN` sees to it that
-    // they get one owner only.
-    Ok(unsafe { (UnixListener::from_raw_fd(FIRST_FD), UnixStream::from_raw_fd(FIRST_FD + 1)) })
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -120,6 +91,7 @@ pub fn describe_exit(status: ExitStatus) -> String {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_worker_finds_its_descriptors_and_no_others() {

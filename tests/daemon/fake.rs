@@ -11,6 +11,7 @@ use omni_inferd::api::sse;
 use omni_inferd::engine::Stats;
 use omni_inferd::worker::protocol::{Command, Report, Spec};
 use serde_json::{Value, json};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,7 +39,8 @@ struct Fake {
 }
 
 async fn run() {
-    let (listener, control) = omni_inferd::sys::process::take_worker_descriptors().unwrap();
+    let [listener, control] = omni_inferd::sys::inherit::take_pair().unwrap();
+    let (listener, control) = (UnixListener::from(listener), UnixStream::from(control));
     listener.set_nonblocking(true).unwrap();
     control.set_nonblocking(true).unwrap();
     let listener = tokio::net::UnixListener::from_std(listener).unwrap();
