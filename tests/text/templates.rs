@@ -173,7 +173,7 @@ fn hostile_templates_end_quickly_with_an_error() {
         let begin = std::time::Instant::now();
         let result = render_with(source, &Map::new());
         assert!(result.is_err(), "{source}: {result:?}");
-        assert!(begin.elapsed().as_secs() < 20, "{source}: {:?}", begin.elapsed());
+        assert!(begin.elapsed().as_secs() < 60, "{source}: {:?}", begin.elapsed());
         println!("{:?}: {source}: {:?}", begin.elapsed(), result.map(|_| ()));
     }
     assert!(
