@@ -38,8 +38,13 @@ impl Handle {
     /// # Errors
     /// [`SubmitError`]: the request cannot run, the queue is full, or the engine takes no more. Never waits.
     pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>, SubmitError> {
+        check(&request, &self.inner.shared)?;
+        self.submit_unchecked(request)
+    }
+
+    /// [`Handle::submit`] for a request that was checked.
+    pub(super) fn submit_unchecked(&self, request: Request) -> Result<mpsc::Receiver<Event>, SubmitError> {
         let shared = &self.inner.shared;
-        check(&request, shared)?;
         if !shared.is_open() {
             return Err(SubmitError::Closing);
         }

@@ -10,6 +10,8 @@ mod open;
 mod run;
 mod shared;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use handle::Handle;
 pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open};

@@ -152,8 +152,10 @@ fn read_direct(part: &Part, range: &Range<u64>, bounce: &mut [u8]) -> Result<Opt
             Ok(0) => return Err(short(part, range.end)),
             Ok(n) => have += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && have as u64 % SECTOR == 0 => return Ok(None),
-            Err(_) if have as u64 % SECTOR != 0 => return Err(short(part, range.end)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && (have as u64).is_multiple_of(SECTOR) => {
+                return Ok(None);
+            }
+            Err(_) if !(have as u64).is_multiple_of(SECTOR) => return Err(short(part, range.end)),
             Err(source) => {
                 return Err(Error::Read { path: part.path.clone(), offset: start + have as u64, source });
             }

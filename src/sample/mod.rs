@@ -161,10 +161,7 @@ impl Sampler {
             self.fill(logits, &mut scratch.candidates);
             self.choose(&mut scratch.candidates)
         };
-        let logprobs = match self.params.logprobs {
-            Some(top) => Some(logprob::checked(logits, id, top, scratch)),
-            None => None,
-        };
+        let logprobs = self.params.logprobs.map(|top| logprob::checked(logits, id, top, scratch));
         self.drawn += 1;
         if self.params.frequency_penalty != 0.0 || self.params.presence_penalty != 0.0 {
             *self.counts.entry(id).or_default() += 1;
@@ -177,14 +174,13 @@ impl Sampler {
         if self.params.repetition_penalty == 1.0 || self.params.penalty_last_n == 0 {
             return;
         }
-        if self.recent.len() == self.params.penalty_last_n {
-            if let Some(oldest) = self.recent.pop_front()
-                && let Some(count) = self.recent_counts.get_mut(&oldest)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    self.recent_counts.remove(&oldest);
-                }
+        if self.recent.len() == self.params.penalty_last_n
+            && let Some(oldest) = self.recent.pop_front()
+            && let Some(count) = self.recent_counts.get_mut(&oldest)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.recent_counts.remove(&oldest);
             }
         }
         self.recent.push_back(id);

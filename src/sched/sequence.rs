@@ -116,7 +116,7 @@ impl Sequence {
     /// The published blocks that continue what it has, in order.
     pub(super) fn find_cached(&self, pool: &BlockPool, block_tokens: usize) -> Vec<(BlockId, ContentId)> {
         let mut found = Vec::new();
-        if self.computed % block_tokens != 0 || self.contents.len() * block_tokens != self.computed {
+        if !self.computed.is_multiple_of(block_tokens) || self.contents.len() * block_tokens != self.computed {
             return found;
         }
         let mut before = self.contents.last().copied().unwrap_or(ROOT);
@@ -155,7 +155,7 @@ impl Sequence {
     /// True when `earlier` is about to publish the block this one needs next.
     pub(super) fn should_wait_for(&self, earlier: &Sequence, block_tokens: usize) -> bool {
         let next = self.computed / block_tokens;
-        self.computed % block_tokens == 0
+        self.computed.is_multiple_of(block_tokens)
             && next < self.reusable_blocks(block_tokens)
             && earlier.cache
             && earlier.in_prefill()

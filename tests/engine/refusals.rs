@@ -1,6 +1,6 @@
 //! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
 
-use crate::support::{bundled, options, unpack};
+use crate::support::{bundled, greedy, options, request, run, start, unpack};
 use omni_inferd::engine::{EngineOptions, OpenError, open};
 use omni_inferd::gguf::{Value, write::Builder};
 use omni_inferd::load;
@@ -78,4 +78,22 @@ fn settings_that_make_no_sense_are_refused() {
     }
     let options = EngineOptions { parallel: usize::MAX, prefill_chunk: usize::MAX, ..options() };
     assert!(matches!(refusal(&bundled("f16"), &options), OpenError::Refused(_)));
+}
+
+#[test]
+fn broken_weights_end_a_request_with_an_error_and_not_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nan.gguf");
+    let mut bytes = std::fs::read(bundled("q8_0")).unwrap();
+    let file = omni_inferd::gguf::File::parse(&bytes, bytes.len() as u64).unwrap();
+    let norm = file.tensors.iter().find(|t| t.name == "output_norm.weight").unwrap();
+    bytes[norm.offset as usize..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let handle = start(&path, &options()).handle;
+    for _ in 0..2 {
+        let end = run(&handle, request(&[1, 2, 3], 5, greedy())).end.unwrap();
+        assert!(end.unwrap_err().contains("not finite"));
+    }
+    assert!(!handle.is_dead());
+    assert_eq!(handle.stats().kv_blocks_used, 0);
 }
