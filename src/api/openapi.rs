@@ -136,7 +136,7 @@ mod paths {
     fn ready() {}
 
     #[utoipa::path(get, path = "/metrics", tag = "health", responses(
-        (status = 200, description = "Figures in Prometheus' text format", body = String, content_type = "text/plain"),
+        (status = 200, description = "Figures in OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
         Failures))]
     fn metrics() {}
 

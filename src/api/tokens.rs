@@ -5,7 +5,7 @@ use super::backend::Served;
 use super::error::ApiError;
 use super::http::{Body, json, parse_json};
 use super::wire::tokens::{
-    DetokenizeRequest, DetokenizeResponse, Piece, PieceText, TokenizeRequest, TokenizeResponse, Tokens,
+    DetokenizeRequest, DetokenizeResponse, Piece, PieceText, TokenItem, TokenizeRequest, TokenizeResponse,
 };
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -25,16 +25,16 @@ fn tokens_of(served: &Served, request: &TokenizeRequest) -> Result<TokenizeRespo
     let add_special = request.add_special.unwrap_or(false);
     let ids = served.tokenizer.encode(content, add_special, request.parse_special.unwrap_or(true));
     if !request.with_pieces.unwrap_or(false) {
-        return Ok(TokenizeResponse { tokens: Tokens::Ids(ids) });
+        return Ok(TokenizeResponse { tokens: ids.into_iter().map(TokenItem::Id).collect() });
     }
     let piece = |id| {
         let piece = match served.piece(id) {
             Ok(text) => PieceText::Text(text.to_owned()),
             Err(bytes) => PieceText::Bytes(bytes.to_vec()),
         };
-        Piece { id, piece }
+        TokenItem::Piece(Piece { id, piece })
     };
-    Ok(TokenizeResponse { tokens: Tokens::Pieces(ids.into_iter().map(piece).collect()) })
+    Ok(TokenizeResponse { tokens: ids.into_iter().map(piece).collect() })
 }
 
 /// Tokens to text, control tokens shown by their literals.

@@ -1,3 +1,5 @@
+//! A whole worker on a socket pair: load, serve, beat, drain, refuse.
+
 use super::*;
 use protocol::Command;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,3 +1,5 @@
+//! `/v1/chat/completions`: messages to prompts, refusals, streams, log-probabilities.
+
 use super::fake::{BOS, served};
 use super::*;
 use serde_json::json;

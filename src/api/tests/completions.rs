@@ -1,3 +1,5 @@
+//! `/v1/completions`: every field, every refusal, streams, log-probabilities.
+
 use super::fake::{BOS, CONTEXT, END};
 use super::*;
 use serde_json::json;

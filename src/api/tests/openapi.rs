@@ -1,3 +1,5 @@
+//! The OpenAPI document is complete and the checked-in one is up to date.
+
 use super::*;
 use std::path::Path;
 

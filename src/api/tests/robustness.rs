@@ -1,3 +1,5 @@
+//! Wrong paths, full queues, failing engines, clients that leave or stall, random fields.
+
 use super::*;
 use serde_json::json;
 use std::sync::atomic::Ordering;

@@ -1,3 +1,5 @@
+//! `/tokenize`, `/detokenize`, `/v1/models`, `/health`.
+
 use super::fake::BOS;
 use super::*;
 use serde_json::json;

@@ -12,6 +12,7 @@ pub struct ChatRequest {
     /// Model id, alias, or `auto`.
     pub model: Option<String>,
     /// The conversation, at least one message.
+    #[schema(required, min_items = 1, value_type = Vec<ChatMessage>)]
     pub messages: Option<Vec<ChatMessage>>,
     /// Most tokens to generate; default: all that the context still holds.
     #[schema(minimum = 1)]
@@ -27,7 +28,7 @@ pub struct ChatRequest {
     /// Functions the model may ask to be called; given to the chat template.
     pub tools: Option<Vec<Tool>>,
     /// `auto` or `none`.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, pattern = "^(auto|none)$")]
     pub tool_choice: Option<Value>,
     /// `false`: at most one tool call in an answer.
     pub parallel_tool_calls: Option<bool>,
@@ -40,6 +41,7 @@ pub struct ChatRequest {
     /// Variables for the chat template.
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// `none` leaves the reasoning in the content; `auto` and `deepseek` split it off.
+    #[schema(pattern = "^(none|auto|deepseek)$")]
     pub reasoning_format: Option<String>,
     /// The prompt ends with the opening of the answer, default true.
     pub add_generation_prompt: Option<bool>,
@@ -59,6 +61,7 @@ pub struct ChatRequest {
 #[serde(default)]
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
+    #[schema(required, pattern = "^(system|developer|user|assistant|tool)$")]
     pub role: String,
     /// Its text; may be absent when an assistant only calls tools.
     pub content: Option<Content>,
@@ -93,6 +96,7 @@ pub enum Content {
 pub struct ContentPart {
     /// `text`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub kind: String,
     /// The text.
     #[serde(default)]
@@ -104,6 +108,7 @@ pub struct ContentPart {
 pub struct Tool {
     /// `function`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
     pub kind: String,
     /// Name, description, JSON schema of the parameters.
     pub function: Map<String, Value>,
@@ -114,6 +119,7 @@ pub struct Tool {
 pub struct ResponseFormat {
     /// `text`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub kind: String,
 }
 

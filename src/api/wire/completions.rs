@@ -13,6 +13,7 @@ pub struct CompletionRequest {
     /// Model id, alias, or `auto`.
     pub model: Option<String>,
     /// Text, texts, token ids, or arrays of token ids.
+    #[schema(required, value_type = Prompt)]
     pub prompt: Option<Prompt>,
     /// Most tokens to generate, default 16; 0 only evaluates the prompt.
     #[schema(minimum = 0)]

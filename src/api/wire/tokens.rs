@@ -10,6 +10,7 @@ pub struct TokenizeRequest {
     /// Model id, alias, or `auto`.
     pub model: Option<String>,
     /// The text.
+    #[schema(required, value_type = String)]
     pub content: Option<String>,
     /// Add the beginning and end tokens the model asks for, default false.
     pub add_special: Option<bool>,
@@ -22,18 +23,18 @@ pub struct TokenizeRequest {
 /// The tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TokenizeResponse {
-    /// In order.
-    pub tokens: Tokens,
+    /// In order: ids alone, or with their text.
+    pub tokens: Vec<TokenItem>,
 }
 
-/// Ids alone, or with their text.
+/// A token alone, or with its text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
-pub enum Tokens {
-    /// Ids.
-    Ids(Vec<u32>),
-    /// Ids and text.
-    Pieces(Vec<Piece>),
+pub enum TokenItem {
+    /// Its id.
+    Id(u32),
+    /// Id and text.
+    Piece(Piece),
 }
 
 /// A token with its text.
@@ -62,6 +63,7 @@ pub struct DetokenizeRequest {
     /// Model id, alias, or `auto`.
     pub model: Option<String>,
     /// Ids.
+    #[schema(required, value_type = Vec<u32>)]
     pub tokens: Option<Vec<u32>>,
 }
 

@@ -1,3 +1,5 @@
+//! The server loop on a real Unix socket: limits, timeouts, upgrades, draining.
+
 use super::super::{full, read_body, text};
 use super::*;
 use http::StatusCode;
