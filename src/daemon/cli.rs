@@ -200,7 +200,7 @@ mod tests {
         let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
         let parse = |more: &[&str]| {
             let path = file.path().to_str().unwrap();
-            let line = ["omni-inferd", "serve", path].iter().chain(more).copied();
+            let line = [&["omni-inferd", "serve", path], more].concat();
             match Cli::try_parse_from(line).unwrap().command {
                 Some(Command::Serve(serve)) => serve.config(),
                 _ => panic!("not a serve command"),

@@ -54,9 +54,13 @@ fn check_goldens(folder: &Path) -> (usize, Vec<String>) {
             let want = case.get("expected").or(case.get("error")).and_then(Value::as_str).unwrap_or_default();
             let got = got.unwrap_or_else(|error| error.to_string());
             let at = got.bytes().zip(want.bytes()).take_while(|(got, want)| got == want).count();
-            let tail = |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 200)]).into_owned();
+            let tail =
+                |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 200)]).into_owned();
             let (got, want) = (tail(&got), tail(want));
-            wrong.push(format!("{name} {} {}: from byte {at}\n got  {got:?}\n want {want:?}", case["case"], case["kwargs"]));
+            wrong.push(format!(
+                "{name} {} {}: from byte {at}\n got  {got:?}\n want {want:?}",
+                case["case"], case["kwargs"]
+            ));
         }
     }
     (equal, wrong)
