@@ -20,7 +20,7 @@ const BACKLOG: u32 = 4096;
 /// Pause after an accept that failed for lack of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(50);
 /// How often idle connections to the daemon are looked through.
-const PRUNE: Duration = Duration::from_secs(5);
+const PRUNE: Duration = Duration::from_secs(1);
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +120,11 @@ impl Handle {
     }
 }
 
+/// Resolves once the proxy is told to stop, or is gone.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    _ = stop.wait_for(|stop| *stop).await;
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -133,7 +138,7 @@ async fn accept(listener: TcpListener, handle: Handle) -> usize {
     let mut stop = handle.stop.subscribe();
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
             Some(ended) = connections.join_next() => report_panic(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => admit(&handle, stream, peer, &mut connections),
