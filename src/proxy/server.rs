@@ -19,8 +19,11 @@ use tokio::task::JoinSet;
 const BACKLOG: u32 = 4096;
 /// Pause after an accept that failed for lack of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(50);
-/// How often idle connections to the daemon are looked through.
+/// How often idle connections and memory are looked through.
 const PRUNE: Duration = Duration::from_secs(1);
+
+/// Connections that leave memory worth returning: each costs about 50 KiB while it streams (tests/proxy/crowd.rs).
+const CROWD: usize = 128;
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +86,7 @@ impl Server {
     /// because that took longer than `drain_timeout`.
     pub async fn run(self) -> usize {
         let Server { listeners, handle } = self;
-        let pruning = {
-            let shared = handle.shared.clone();
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(PRUNE).await;
-                    shared.prune();
-                }
-            })
-        };
+        let pruning = tokio::spawn(prune(handle.shared.clone()));
         let cut = join_all(listeners.into_iter().map(|listener| accept(listener, handle.clone()))).await;
         pruning.abort();
         cut.into_iter().sum()
@@ -117,6 +112,21 @@ impl Handle {
     /// Reads the key file again and returns the number of keys. A wrong file changes nothing.
     pub fn reload_keys(&self) -> Result<usize, keys::Error> {
         self.shared.reload_keys()
+    }
+}
+
+/// Tidies up now and then: closes idle connections to the daemon, and returns the memory of a crowd that left.
+async fn prune(shared: Arc<Shared>) {
+    let mut peak = 0;
+    loop {
+        tokio::time::sleep(PRUNE).await;
+        shared.prune();
+        let now = shared.gate.connections();
+        peak = peak.max(now);
+        if peak >= CROWD && now <= peak / 4 {
+            _ = tokio::task::spawn_blocking(crate::sys::heap::trim).await;
+            peak = now;
+        }
     }
 }
 

@@ -1,2 +1,3 @@
 //! (to be written)
+pub mod heap; // gives freed memory back to the host
 pub mod listen; // TCP sockets inherited by socket activation

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_omni-proxy");
@@ -18,6 +18,23 @@ fn get(address: SocketAddr, fields: &str) -> u16 {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     status(&text)
+}
+
+/// Starts the binary on a free port; returns it with its address and its log, once it listens.
+pub fn start(socket: &Path, args: &[&str]) -> (Child, SocketAddr, BufReader<ChildStderr>) {
+    let mut child = Command::new(BINARY)
+        .args(["--listen", "127.0.0.1:0", "--log", "info", "--socket"])
+        .arg(socket)
+        .args(args)
+        .env("NOTIFY_SOCKET", socket.with_file_name("notify"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    let address = line.split_whitespace().skip_while(|word| *word != "on").nth(1);
+    (child, address.unwrap_or_else(|| panic!("{line}")).parse().unwrap(), log)
 }
 
 fn output(args: &[&str], input: &str) -> Output {
@@ -32,7 +49,7 @@ fn output(args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn signal(child: &Child, signal: nix::sys::signal::Signal) {
+pub fn signal(child: &Child, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
 }
 
@@ -57,21 +74,8 @@ async fn signals_reload_and_stop() {
     let (manager, keys) = (service_manager(dir), dir.join("keys"));
     let line = output(&["--hash-key", "alice"], "secret\n");
     std::fs::write(&keys, &line.stdout).unwrap();
-    let mut child = Command::new(BINARY)
-        .args(["--listen", "127.0.0.1:0", "--log", "info", "--socket"])
-        .arg(&fake.socket)
-        .arg("--keys")
-        .arg(&keys)
-        .env("NOTIFY_SOCKET", dir.join("notify"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let (mut child, address, mut log) = start(&fake.socket, &["--keys", keys.to_str().unwrap()]);
     assert!(message(&manager).contains("READY=1"));
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut first = String::new();
-    log.read_line(&mut first).unwrap();
-    let words = first.split_whitespace().skip_while(|word| *word != "on");
-    let address: SocketAddr = words.clone().nth(1).unwrap_or_else(|| panic!("{first}")).parse().unwrap();
 
     assert_eq!(get(address, "x-api-key: secret\r\n"), 200);
     std::fs::write(&keys, "broken").unwrap();
