@@ -1,1 +1,2 @@
-//! (to be written)
+//! The supervisor of all models.
+pub mod lifecycle;

@@ -1,0 +1,73 @@
+//! `/tokenize` and `/detokenize`, in llama.cpp's shape.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Text to turn into tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct TokenizeRequest {
+    /// Model id, alias, or `auto`.
+    pub model: Option<String>,
+    /// The text.
+    pub content: Option<String>,
+    /// Add the beginning and end tokens the model asks for, default false.
+    pub add_special: Option<bool>,
+    /// Literals of control tokens become those tokens, default true.
+    pub parse_special: Option<bool>,
+    /// Answer with each token's text too, default false.
+    pub with_pieces: Option<bool>,
+}
+
+/// The tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenizeResponse {
+    /// In order.
+    pub tokens: Tokens,
+}
+
+/// Ids alone, or with their text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Tokens {
+    /// Ids.
+    Ids(Vec<u32>),
+    /// Ids and text.
+    Pieces(Vec<Piece>),
+}
+
+/// A token with its text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// Its text, or its bytes when they are no text by themselves.
+    pub piece: PieceText,
+}
+
+/// Text, or bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum PieceText {
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+}
+
+/// Tokens to turn into text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct DetokenizeRequest {
+    /// Model id, alias, or `auto`.
+    pub model: Option<String>,
+    /// Ids.
+    pub tokens: Option<Vec<u32>>,
+}
+
+/// The text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DetokenizeResponse {
+    /// Text; U+FFFD where bytes are no text.
+    pub content: String,
+}

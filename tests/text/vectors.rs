@@ -1,0 +1,84 @@
+//! Every vocabulary against the ids its makers' tokenizers give, token for token.
+
+use crate::support::{committed, shared, tokenizer};
+use omni_inferd::text::Tokenizer;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Cases of one `.inp` and `.out` pair that differ, described.
+fn check_pair(tokenizer: &Tokenizer, stem: &Path) -> (usize, Vec<String>) {
+    let input = std::fs::read_to_string(stem.with_extension("gguf.inp")).unwrap();
+    let output = std::fs::read_to_string(stem.with_extension("gguf.out")).unwrap();
+    let texts: Vec<&str> = input.split("\n__ggml_vocab_test__\n").collect();
+    let expected: Vec<Vec<u32>> =
+        output.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect()).collect();
+    assert!(texts.len() >= expected.len() && !expected.is_empty(), "{}", stem.display());
+    let differ = texts.iter().zip(&expected).filter_map(|(text, ids)| {
+        let got = tokenizer.encode(text, false, false);
+        (got != *ids).then(|| format!("{}: {text:?}\n  got  {got:?}\n  want {ids:?}", stem.display()))
+    });
+    (expected.len(), differ.collect())
+}
+
+/// Checks all vocabularies of a folder and says how many cases there were.
+fn check_folder(folder: &Path) {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "xz"));
+    files.sort();
+    assert!(!files.is_empty());
+    let mut wrong = Vec::new();
+    for path in files {
+        let tokenizer = tokenizer(&path);
+        let (count, differ) = check_pair(&tokenizer, &path.with_extension("").with_extension(""));
+        println!("{}: {} of {count} cases equal", path.display(), count - differ.len());
+        wrong.extend(differ);
+    }
+    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn committed_vocabularies_give_their_vectors() {
+    check_folder(&committed());
+}
+
+#[test]
+fn shared_vocabularies_give_their_vectors() {
+    if let Some(folder) = shared("vocab") {
+        check_folder(&folder);
+    }
+}
+
+#[test]
+fn mixed_texts_give_their_vectors() {
+    let Some(folder) = shared("vocab") else { return };
+    let lines = std::fs::read_to_string(folder.join("cases.jsonl")).unwrap();
+    let mut cases: BTreeMap<String, Vec<serde_json::Value>> = BTreeMap::new();
+    for line in lines.lines() {
+        let case: serde_json::Value = serde_json::from_str(line).unwrap();
+        let name = case["vocab"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+        cases.entry(name).or_default().push(case);
+    }
+    let (mut equal, mut wrong) = (0, Vec::new());
+    for (name, cases) in cases {
+        let path = folder.join(format!("{name}.gguf.xz"));
+        if !path.is_file() {
+            println!("skipped: {} cases of {name}, whose vocabulary is not there", cases.len());
+            continue;
+        }
+        let tokenizer = tokenizer(&path);
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            let got = tokenizer.encode(text, false, case["parse_special"].as_bool().unwrap());
+            if got == ids {
+                equal += 1;
+            } else {
+                let at = got.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+                let part = |ids: &[u32]| String::from_utf8_lossy(&tokenizer.decode(&ids[at.min(ids.len())..ids.len().min(at + 6)], true)).into_owned();
+                wrong.push(format!("{name} {}: at {at} got {:?} {:?} want {:?} {:?}", case["i"], part(&got), &got[at.min(got.len())..got.len().min(at + 6)], part(&ids), &ids[at.min(ids.len())..ids.len().min(at + 6)]));
+            }
+        }
+    }
+    println!("{equal} cases equal");
+    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+}
