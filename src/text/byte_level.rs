@@ -64,7 +64,10 @@ impl ByteLevelBpe {
             }
         }
         let memo = (0..vocabulary.len()).map(|_| AtomicU8::new(UNTRIED)).collect();
-        let whole_pieces = matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "llama4" | "kimi-k2" | "tekken" | "glm4" | "chatglm-bpe");
+        let whole_pieces = matches!(
+            name,
+            "llama-bpe" | "llama3" | "llama-v3" | "llama4" | "kimi-k2" | "tekken" | "glm4" | "chatglm-bpe"
+        );
         Ok(Self { pre_tokenizer, nfc, whole_pieces, byte_ids, merges, memo })
     }
 

@@ -35,14 +35,8 @@ pub(super) enum Pass {
 }
 
 impl Pass {
-    pub(super) const DEEPSEEK_LLM: [Pass; 6] = [
-        Pass::Newline,
-        Pass::CasedLetters,
-        Pass::ListedPunctuation,
-        Pass::TrailingSpace,
-        Pass::EastAsian,
-        Pass::Digit,
-    ];
+    pub(super) const DEEPSEEK_LLM: [Pass; 6] =
+        [Pass::Newline, Pass::CasedLetters, Pass::ListedPunctuation, Pass::TrailingSpace, Pass::EastAsian, Pass::Digit];
     pub(super) const DEEPSEEK_CODER: [Pass; 5] =
         [Pass::Newline, Pass::Letters, Pass::Punctuation, Pass::EastAsian, Pass::Digit];
     pub(super) const DEEPSEEK_V3: [Pass; 3] = [Pass::ThreeDigits, Pass::HanKana, Pass::DeepSeekV3];
@@ -68,12 +62,10 @@ impl Pass {
                 let end = classes.run(text, at, SPACE, 0);
                 return if end > at && end == text.len() { Step::Match(end) } else { Step::Gap(end.max(at + len)) };
             }
-            Self::EastAsian => {
-                Some(run(at, |c| matches!(c, '\u{0800}'..='\u{9FA5}' | '\u{AC00}'..='\u{D7FF}'))).filter(|&end| end > at)
-            }
-            Self::HanKana => {
-                Some(run(at, |c| matches!(c, '\u{3040}'..='\u{30FF}' | '\u{4E00}'..='\u{9FA5}'))).filter(|&end| end > at)
-            }
+            Self::EastAsian => Some(run(at, |c| matches!(c, '\u{0800}'..='\u{9FA5}' | '\u{AC00}'..='\u{D7FF}')))
+                .filter(|&end| end > at),
+            Self::HanKana => Some(run(at, |c| matches!(c, '\u{3040}'..='\u{30FF}' | '\u{4E00}'..='\u{9FA5}')))
+                .filter(|&end| end > at),
             Self::Digit => (class & NUMBER != 0).then_some(at + len),
             Self::ThreeDigits => three_digits(classes, text, at),
             Self::DeepSeekV3 => deepseek_v3(classes, text, at),

@@ -20,10 +20,10 @@ pub(super) struct Found {
 impl Literals {
     /// Empty literals are left out, and of duplicates the first id is kept.
     pub(super) fn new<'v>(literals: impl Iterator<Item = (&'v [u8], u32)>) -> Self {
-        let mut sorted: Vec<(Vec<u8>, u32)> =
-            literals.filter(|(bytes, _)| std::str::from_utf8(bytes).is_ok_and(|text| !text.is_empty()))
-                .map(|(bytes, id)| (bytes.to_vec(), id))
-                .collect();
+        let mut sorted: Vec<(Vec<u8>, u32)> = literals
+            .filter(|(bytes, _)| std::str::from_utf8(bytes).is_ok_and(|text| !text.is_empty()))
+            .map(|(bytes, id)| (bytes.to_vec(), id))
+            .collect();
         sorted.sort();
         sorted.dedup_by(|later, earlier| later.0 == earlier.0);
         let mut begins = vec![false; 256];

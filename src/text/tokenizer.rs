@@ -82,7 +82,8 @@ impl Tokenizer {
             _ => [None, None],
         };
         let literals = |kinds: &[Kind]| {
-            let ids = kinds.iter().flat_map(|&kind| vocabulary.ids_of(kind)).filter(|id| !not_parsed.contains(&Some(*id)));
+            let ids =
+                kinds.iter().flat_map(|&kind| vocabulary.ids_of(kind)).filter(|id| !not_parsed.contains(&Some(*id)));
             Literals::new(ids.filter_map(|id| vocabulary.token(id).map(|bytes| (bytes, id))))
         };
         let mut tokenizer = Self {

@@ -209,10 +209,12 @@ fn append_with_spaces(mut text: &[u8], out: &mut Vec<u8>) {
 pub(super) fn append_byte_level(token: &[u8], out: &mut Vec<u8>) {
     let begin = out.len();
     let decoded = std::str::from_utf8(token).is_ok_and(|text| {
-        text.chars().all(|c| spelled_byte(c).is_some_and(|byte| {
-            out.push(byte);
-            true
-        }))
+        text.chars().all(|c| {
+            spelled_byte(c).is_some_and(|byte| {
+                out.push(byte);
+                true
+            })
+        })
     });
     if !decoded {
         out.truncate(begin);

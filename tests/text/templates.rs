@@ -31,7 +31,8 @@ fn check_goldens(folder: &Path) -> (usize, Vec<String>) {
         let template = templates.entry(name.to_owned()).or_insert_with(|| {
             let source = std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap();
             let token = |key| golden["templates"][name][key].as_str().unwrap().to_owned();
-            ChatTemplate::new(&source, &token("bos_token"), &token("eos_token")).unwrap_or_else(|e| panic!("{name}: {e}"))
+            ChatTemplate::new(&source, &token("bos_token"), &token("eos_token"))
+                .unwrap_or_else(|e| panic!("{name}: {e}"))
         });
         let conversation = &golden["cases"][case["case"].as_str().unwrap()];
         let input = ChatInput {
@@ -83,7 +84,10 @@ fn engine_cases_render_equal() {
         if got.as_deref() == Ok(case["expected"].as_str().unwrap()) {
             equal += 1;
         } else {
-            wrong.push(format!("{} / {}: {}\n got  {got:?}\n want {}", case["section"], case["name"], case["template"], case["expected"]));
+            wrong.push(format!(
+                "{} / {}: {}\n got  {got:?}\n want {}",
+                case["section"], case["name"], case["template"], case["expected"]
+            ));
         }
     }
     report("jinja_unit_cases.json", (equal, wrong));

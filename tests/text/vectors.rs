@@ -74,8 +74,18 @@ fn mixed_texts_give_their_vectors() {
                 equal += 1;
             } else {
                 let at = got.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-                let part = |ids: &[u32]| String::from_utf8_lossy(&tokenizer.decode(&ids[at.min(ids.len())..ids.len().min(at + 6)], true)).into_owned();
-                wrong.push(format!("{name} {}: at {at} got {:?} {:?} want {:?} {:?}", case["i"], part(&got), &got[at.min(got.len())..got.len().min(at + 6)], part(&ids), &ids[at.min(ids.len())..ids.len().min(at + 6)]));
+                let part = |ids: &[u32]| {
+                    String::from_utf8_lossy(&tokenizer.decode(&ids[at.min(ids.len())..ids.len().min(at + 6)], true))
+                        .into_owned()
+                };
+                wrong.push(format!(
+                    "{name} {}: at {at} got {:?} {:?} want {:?} {:?}",
+                    case["i"],
+                    part(&got),
+                    &got[at.min(got.len())..got.len().min(at + 6)],
+                    part(&ids),
+                    &ids[at.min(ids.len())..ids.len().min(at + 6)]
+                ));
             }
         }
     }

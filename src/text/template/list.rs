@@ -62,12 +62,7 @@ impl Object for GrowingList {
         self.with(|items| !items.is_empty())
     }
 
-    fn call_method(
-        self: &Arc<Self>,
-        _state: &mut State<'_, '_>,
-        method: &str,
-        args: &[Value],
-    ) -> Result<Value, Error> {
+    fn call_method(self: &Arc<Self>, _state: &mut State<'_, '_>, method: &str, args: &[Value]) -> Result<Value, Error> {
         match method {
             "append" => {
                 let (value,): (&Value,) = from_args(args)?;

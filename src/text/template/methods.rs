@@ -118,7 +118,8 @@ fn split_whitespace(text: &str, parts: usize, from_right: bool) -> Vec<Value> {
     while !rest.is_empty() {
         if list.len() + 1 >= parts {
             // The remainder keeps its outer whitespace on the far side, as in Python.
-            let tail = if from_right { &text[..end_in(text, rest)] } else { &text[text.len() - tail_len(text, rest)..] };
+            let tail =
+                if from_right { &text[..end_in(text, rest)] } else { &text[text.len() - tail_len(text, rest)..] };
             list.push(Value::from(if from_right { tail.trim_end() } else { tail.trim_start() }));
             break;
         }

@@ -60,12 +60,7 @@ impl ChatTemplate {
         let syntax = |error: minijinja::Error| Error::TemplateSyntax { message: describe(&error) };
         let mut environment = environment().map_err(syntax)?;
         environment.add_template_owned(NAME, rewrite::for_engine(source)).map_err(syntax)?;
-        Ok(Self {
-            environment: Arc::new(environment),
-            source: source.into(),
-            bos: bos.to_owned(),
-            eos: eos.to_owned(),
-        })
+        Ok(Self { environment: Arc::new(environment), source: source.into(), bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
     /// The template in `tokenizer.chat_template`, or none when the file has none.
@@ -95,9 +90,7 @@ impl ChatTemplate {
             && !(input.extra.contains_key("tools") || input.extra.contains_key("documents"));
         match self.render_once(input, true) {
             // Some templates only ask whether `tools` is defined and then loop over `none`.
-            Err(error @ Error::TemplateFailed { .. }) if omittable => {
-                self.render_once(input, false).map_err(|_| error)
-            }
+            Err(error @ Error::TemplateFailed { .. }) if omittable => self.render_once(input, false).map_err(|_| error),
             other => other,
         }
     }

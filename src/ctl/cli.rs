@@ -1,0 +1,134 @@
+//! The command line of `omnictl`, and which function runs each command.
+
+use super::client::Client;
+use super::error::{EXIT_STATUS, Error};
+use super::output::{ColorChoice, Output};
+use super::{chat, demo, documents, load, models, watch};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// See and steer omni-inferd, and talk to its models
+#[derive(Debug, Parser)]
+#[command(name = "omnictl", version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub global: Global,
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The daemon's Unix socket [default: $OMNI_SOCKET, else the user's, else the system's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = false)]
+    pub color: ColorChoice,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the daemon and every model it knows
+    Status,
+    /// Show the models that have a process: memory, speed, requests
+    Ps,
+    /// Load a model by id, or a GGUF file, and wait until it is ready
+    Load(load::Load),
+    /// Unload a model; waits for its running streams
+    Unload(load::Unload),
+    /// Talk with a model, or answer one prompt
+    Chat(chat::Chat),
+    /// Continue a text
+    Complete(chat::Complete),
+    /// Tell by the exit status whether the daemon is well
+    Health(models::Health),
+    /// Show log lines of the daemon or of a model
+    Logs(watch::Logs),
+    /// Show what happens in the daemon as it happens
+    Events,
+    /// Make the daemon read its configuration again
+    Reload,
+    /// Start a daemon with the bundled model, stream a story, stop it
+    Demo(demo::Demo),
+    /// Print a completion script for a shell
+    Completions(documents::Completions),
+    /// Write the man pages
+    Man(documents::Man),
+}
+
+/// The command, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `omnictl`. `others` are the command lines of the daemon and the proxy, which only their man pages need.
+pub fn main(others: Vec<clap::Command>) -> ExitCode {
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let out = Output::new(cli.global.json, cli.global.color);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Error::Io(error)),
+    };
+    let done = runtime.block_on(run(cli, others, out));
+    // A thread may wait for a line from the terminal; it must not keep the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &Error) -> ExitCode {
+    if error.is_broken_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    if !text.is_empty() {
+        eprintln!("omnictl: {text}");
+    }
+    ExitCode::from(error.code())
+}
+
+async fn run(cli: Cli, others: Vec<clap::Command>, out: Output) -> Result<(), Error> {
+    let client = Client::new(cli.global.socket.unwrap_or_else(crate::config::client_socket));
+    let programs = || [vec![command()], others].concat();
+    match cli.command {
+        Command::Status => models::status(&client, out).await,
+        Command::Ps => models::ps(&client, out).await,
+        Command::Load(args) => load::load(&client, args, out).await,
+        Command::Unload(args) => load::unload(&client, args, out).await,
+        Command::Chat(args) => chat::chat(&client, args, out).await,
+        Command::Complete(args) => chat::complete(&client, args, out).await,
+        Command::Health(args) => models::health(&client, args, out).await,
+        Command::Logs(args) => watch::logs(&client, args, out).await,
+        Command::Events => watch::events(&client, out).await,
+        Command::Reload => watch::reload(&client, out).await,
+        Command::Demo(args) => demo::demo(args, out).await,
+        Command::Completions(args) => documents::completions(args, &programs(), out),
+        Command::Man(args) => documents::man(&args, &programs(), out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+        let cli = Cli::try_parse_from(["omnictl", "load", "m", "--json", "--socket", "/x"]).unwrap();
+        assert!(cli.global.json && matches!(cli.command, Command::Load(_)));
+    }
+}
