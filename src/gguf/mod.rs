@@ -1,6 +1,28 @@
 //! GGUF files as data: header, metadata and tensor directory, split files included. Pure over bytes: no I/O here.
 //!
 //! Format: GGUF specification, versions 2 and 3, little-endian.
+//!
+//! ```text
+//! "GGUF" | version u32 | tensor count u64 | key count u64
+//! key count    × { key: string | type u32 | value }                                       string: length u64, bytes
+//! tensor count × { name: string | dimensions u32 | dimension u64 × | type u32 | offset u64 }
+//! padding to general.alignment | tensor data, each tensor padded to the alignment
+//! ```
+//! [`File::parse`] takes whatever prefix of the file is at hand; [`parse_growing`] fetches more as needed, so that callers
+//! read no tensor data to learn what a file holds. Files are hostile until parsed: every count, length, offset and
+//! overlap is checked, and nothing is allocated that the bytes at hand do not justify. Called by `load` and `omnictl`.
+
+mod error;
+mod metadata;
+mod parse;
+mod reader;
+mod split;
+pub mod write;
+
+pub use error::{Error, GrowError};
+pub use metadata::FromValue;
+pub use parse::{MAX_HEADER_BYTES, parse_growing};
+pub use split::SplitName;
 
 use crate::quant::DType;
 
@@ -19,6 +41,7 @@ pub enum Value {
     F32(f32),
     F64(f64),
     Bool(bool),
+    /// Invalid UTF-8 in the file becomes U+FFFD.
     String(String),
     Array(Array),
 }
@@ -59,6 +82,13 @@ pub struct TensorInfo {
     pub file: u16,
 }
 
+impl TensorInfo {
+    /// Number of elements; a scalar has one. Checked to fit while parsing.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
 /// Metadata in file order with typed getters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
@@ -79,4 +109,6 @@ pub struct File {
     pub tensors: Vec<TensorInfo>,
     /// Bytes of header, metadata and directory; tensor data starts at the next multiple of the alignment.
     pub header_bytes: u64,
+    /// Files this was merged from: 1 unless [`File::merge`] made it.
+    pub files: u16,
 }

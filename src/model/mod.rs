@@ -1,6 +1,21 @@
 //! Tensor names bound once to typed fields with strict shapes, one file per architecture. No weights are read here.
 //!
-//! `Model<TensorInfo>` is what binding yields; `load` maps it to `Model<ops::Tensor>`; `exec` reads only these fields.
+//! `Model<TensorInfo>` is what [`bind`] yields; `load` maps it to `Model<ops::Tensor>`; `exec` reads only these fields.
+//! Shapes in this file are `[rows, cols]`, row-major; GGUF lists them the other way round.
+//! Called by `load`, `plan` and `omnictl inspect`.
+
+mod binder;
+mod error;
+mod hparams;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod walk;
+
+pub use error::Error;
+
+use crate::gguf::{File, TensorInfo};
+use binder::Binder;
 
 /// The architectures this build runs, by `general.architecture`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,6 +24,46 @@ pub enum Architecture {
     Llama,
     Qwen2,
     Qwen3,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
+
+    /// As `general.architecture` has it, and as the prefix of its keys.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Architecture::Llama => "llama",
+            Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The architecture of that name, if this build runs it.
+    pub fn from_name(name: &str) -> Option<Architecture> {
+        Self::ALL.into_iter().find(|architecture| architecture.name() == name)
+    }
+}
+
+/// Binds a file's tensors to a model, all or nothing.
+///
+/// Refuses, in this order: an unknown architecture, an incomplete split set, numbers that make no model, and a tensor
+/// that is missing, misshapen or of a type without a decoder. Reads no weight.
+pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
+    let architecture = hparams::architecture(&file.metadata)?;
+    let split = file.split_count()?;
+    if split != file.files {
+        return Err(Error::Incomplete { count: split, files: file.files });
+    }
+    let hparams = hparams::read(file, architecture)?;
+    let mut binder = Binder::new(file);
+    let mut model = match architecture {
+        Architecture::Llama => llama::bind(&mut binder, hparams),
+        Architecture::Qwen2 => qwen2::bind(&mut binder, hparams),
+        Architecture::Qwen3 => qwen3::bind(&mut binder, hparams),
+    }?;
+    model.ignored = binder.unused();
+    Ok(model)
 }
 
 /// Rotary embedding: which pairs turn together.
@@ -28,7 +83,8 @@ pub enum RopeScaling {
     Linear {
         factor: f32,
     },
-    /// YaRN (arXiv 2309.00071).
+    /// YaRN (arXiv 2309.00071). `attention` multiplies the paper's own magnitude `0.1 · ln(factor) + 1`, it does not
+    /// replace it; `extrapolation` is the share of the ramp that is applied, 1 in all known models.
     Yarn {
         factor: f32,
         original_context: u32,
@@ -100,6 +156,8 @@ pub struct Model<T> {
     pub rope_factors: Option<T>,
     /// The blocks, in order.
     pub layers: Vec<Layer<T>>,
+    /// Names of the file's tensors that this architecture has no use for: worth a warning, no reason to refuse.
+    pub ignored: Vec<String>,
 }
 
 /// One transformer block.

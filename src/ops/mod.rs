@@ -1,30 +1,93 @@
 //! The list of operations: their arguments, shape checks and bytes moved. `reference/` is the specification of each,
 //! `cpu/` the fast ones. All matrices are row-major; activations are F32 `[tokens, width]` between operations.
+//!
+//! Called by `exec` (the forward pass) and `load` (which makes [`Tensor`]s); knows no model and no file. Shapes that do
+//! not fit are the caller's mistake and panic with the numbers; a model's shapes are checked when it is bound.
 
 pub mod cpu;
 pub mod reference;
+mod rope;
+mod tensor;
 
-use crate::model::{Rope, RopeKind};
+pub use rope::{RopeAngles, RopeTable};
+pub use tensor::Tensor;
+
 use crate::quant::DType;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Tokens per block of the paged KV cache.
 pub const KV_BLOCK: usize = 32;
 
-/// A weight `[rows, cols]` as it lies in memory (GGUF's row layout). A vector is one row. Cheap to clone.
-#[derive(Clone)]
-pub struct Tensor {
-    /// Name in the file, for errors and profiles.
-    pub name: Arc<str>,
-    /// Element type.
-    pub dtype: DType,
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    range: Range<usize>,
+/// Why an operation cannot be set up. What is checked once at load time is an error; what only a bug can cause panics.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The columns do not fill whole blocks, or the size overflows.
+    #[error("tensor {name}: {rows} x {cols} elements do not make whole {dtype} blocks of {block}")]
+    Blocks {
+        /// Tensor.
+        name: String,
+        /// Its type.
+        dtype: DType,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+        /// Elements per block.
+        block: usize,
+    },
+    /// The bytes given are not the bytes the shape needs.
+    #[error("tensor {name}: {rows} x {cols} {dtype} needs {needed} bytes, bytes {range:?} of {stored} were given")]
+    Bytes {
+        /// Tensor.
+        name: String,
+        /// Its type.
+        dtype: DType,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+        /// Bytes the shape needs.
+        needed: usize,
+        /// Bytes that were named.
+        range: Range<usize>,
+        /// Bytes the storage has.
+        stored: usize,
+    },
+    /// F32 data that does not start at a multiple of 4 bytes.
+    #[error("tensor {name}: F32 data at address {address:#x} is not aligned to 4 bytes; load it into aligned memory")]
+    Misaligned {
+        /// Tensor.
+        name: String,
+        /// Address of its first byte.
+        address: usize,
+    },
+    /// A type without kernels.
+    #[error("tensor {name}: no kernel for type {dtype}; convert the model to a supported type")]
+    Unsupported {
+        /// Tensor.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// F32 elements were asked of another type.
+    #[error("tensor {name}: F32 needed, the type is {dtype}")]
+    NotF32 {
+        /// Tensor.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// A setting of the CPU backend.
+    #[error("{0}")]
+    Setting(String),
+    /// The thread pool could not start.
+    #[error("cannot start compute thread {index}: {source}; lower the number of threads or raise the process limit")]
+    Thread {
+        /// Which one.
+        index: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
 }
 
 /// One of several products over the same activations: `out[t, r] = Σ_c weight[r, c] · x[t, c] (+ bias[r])`.
@@ -37,33 +100,18 @@ pub struct MatMul<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Inverse frequencies and magnitude of a rotary embedding, from the model's metadata (built once).
-#[derive(Clone, Debug)]
-pub struct RopeTable {
-    /// Pairing.
-    pub kind: RopeKind,
-    /// Rotated dimensions.
-    pub dims: usize,
-    /// `[dims / 2]`, scaling and frequency factors folded in.
-    pub inv_freq: Vec<f32>,
-    /// Factor on sin and cos (YaRN's attention magnitude), 1 otherwise.
-    pub magnitude: f32,
-}
-
-impl RopeTable {
-    /// Builds the table. `factors` is `rope_freqs.weight` where the file has it.
-    pub fn new(rope: &Rope, factors: Option<&[f32]>) -> RopeTable {
-        let _ = (rope, factors);
-        todo!()
+impl MatMul<'_> {
+    /// Bytes that must move for `tokens` rows of activations: each weight and each output once. The activations are
+    /// shared by the jobs of one call and stay in cache; they are not counted.
+    pub fn bytes_moved(&self, tokens: usize) -> u64 {
+        (self.weight.bytes().len() + self.bias.map_or(0, |b| b.bytes().len())) as u64
+            + f32_bytes(tokens * self.weight.rows)
     }
-}
 
-/// sin and cos of a batch's positions, computed once per step and shared by all layers: `[tokens, dims / 2]` each.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
-pub struct RopeAngles {
-    pub sin: Vec<f32>,
-    pub cos: Vec<f32>,
+    /// Multiplications and additions.
+    pub fn operations(&self, tokens: usize) -> u64 {
+        2 * tokens as u64 * self.weight.rows as u64 * self.weight.cols as u64
+    }
 }
 
 /// Shape of one layer's paged cache. Keys: `[blocks, kv_heads, KV_BLOCK, key_dim]`, values likewise with `value_dim`, so
@@ -78,6 +126,27 @@ pub struct KvShape {
     pub value_dim: usize,
     /// F32 or F16.
     pub dtype: DType,
+}
+
+impl KvShape {
+    /// Bytes of one cached element.
+    pub fn element_bytes(&self) -> usize {
+        match self.dtype {
+            DType::F32 => 4,
+            DType::F16 => 2,
+            other => panic!("a KV cache holds F32 or F16, not {other}"),
+        }
+    }
+
+    /// Bytes of the keys of one block.
+    pub fn key_block_bytes(&self) -> usize {
+        self.kv_heads * KV_BLOCK * self.key_dim * self.element_bytes()
+    }
+
+    /// Bytes of the values of one block.
+    pub fn value_block_bytes(&self) -> usize {
+        self.kv_heads * KV_BLOCK * self.value_dim * self.element_bytes()
+    }
 }
 
 /// One layer's cache.
@@ -119,4 +188,78 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
     /// `[tokens, heads * value_dim]`.
     pub out: &'a mut [f32],
+}
+
+impl Attention<'_> {
+    /// Bytes that must move: queries, outputs, and each sequence's visible keys and values once.
+    pub fn bytes_moved(&self) -> u64 {
+        let shape = &self.kv.shape;
+        let per_position = (shape.kv_heads * (shape.key_dim + shape.value_dim) * shape.element_bytes()) as u64;
+        let positions: u64 =
+            self.seqs.iter().map(|s| (s.start + s.rows - visible_from(s.start, self.window)) as u64).sum();
+        positions * per_position + f32_bytes(self.q.len() + self.out.len())
+    }
+
+    /// Panics with the numbers when the arguments do not fit together.
+    pub(crate) fn check(&self) {
+        let shape = &self.kv.shape;
+        assert!(
+            shape.kv_heads > 0 && self.heads.is_multiple_of(shape.kv_heads),
+            "{} heads over {}",
+            self.heads,
+            shape.kv_heads
+        );
+        let tokens = self.q.len() / (self.heads * shape.key_dim).max(1);
+        assert_eq!(self.q.len(), tokens * self.heads * shape.key_dim, "queries are not [tokens, heads * key_dim]");
+        assert_eq!(self.out.len(), tokens * self.heads * shape.value_dim, "out is not [tokens, heads * value_dim]");
+        assert!(self.window != Some(0), "a window of no position");
+        for seq in self.seqs {
+            check_seq(seq, tokens, self.kv);
+        }
+    }
+}
+
+/// Panics with the numbers when a sequence's rows or blocks lie outside of the batch or of the cache.
+pub(crate) fn check_seq(seq: &SeqSlice<'_>, tokens: usize, kv: &KvLayer<'_>) {
+    assert!(seq.first_row + seq.rows <= tokens, "rows {}+{} of a batch of {tokens}", seq.first_row, seq.rows);
+    let needed = (seq.start + seq.rows).div_ceil(KV_BLOCK);
+    assert!(
+        seq.blocks.len() >= needed,
+        "{} tokens need {needed} blocks, {} given",
+        seq.start + seq.rows,
+        seq.blocks.len()
+    );
+    let capacity = kv.keys.len() / kv.shape.key_block_bytes().max(1);
+    let capacity = capacity.min(kv.values.len() / kv.shape.value_block_bytes().max(1));
+    for &block in &seq.blocks[..needed] {
+        assert!((block as usize) < capacity, "block {block} of a cache of {capacity}");
+    }
+}
+
+/// First position that a token at `position` sees.
+pub(crate) fn visible_from(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |w| (position + 1).saturating_sub(w))
+}
+
+/// Bytes of `n` F32 elements.
+pub const fn f32_bytes(n: usize) -> u64 {
+    4 * n as u64
+}
+
+/// Bytes that [`cpu::Cpu::embed`] moves: the rows read and the activations written.
+pub fn embed_bytes(table: &Tensor, tokens: usize) -> u64 {
+    let row = table.bytes().len() / table.rows.max(1);
+    (row * tokens) as u64 + f32_bytes(tokens * table.cols)
+}
+
+/// Bytes that an element-wise operation over `n` activations moves (`rms_norm`, `rope`, `silu_mul`, `add`): `operands`
+/// inputs and one output.
+pub fn elementwise_bytes(n: usize, operands: usize) -> u64 {
+    f32_bytes(n) * (operands as u64 + 1)
+}
+
+/// Bytes that [`cpu::Cpu::kv_write`] moves for `tokens` new tokens.
+pub fn kv_write_bytes(shape: &KvShape, tokens: usize) -> u64 {
+    let elements = tokens * shape.kv_heads * (shape.key_dim + shape.value_dim);
+    f32_bytes(elements) + (elements * shape.element_bytes()) as u64
 }

@@ -1,101 +1,109 @@
 //! Block formats of ggml tensors: their layout, scalar decode and scalar encode. Knows nothing of files or models.
+//!
+//! A row of a quantised tensor is a run of blocks; a block is [`DType::block_bytes`] bytes for [`DType::block_len`]
+//! elements, all numbers little-endian. One file per family: [`float`], [`legacy`] (32 elements, one scale), [`kquants`]
+//! (256 elements, scales of scales). Each format gives field accessors over `&[u8; BYTES]` for the kernels, a decoder
+//! that is bit-exact with ggml's (the order of float operations is part of the format) and an encoder.
+//!
+//! These are the specification that the kernels in `ops` are tested against, not fast paths.
 
-use std::fmt;
+mod dtype;
+pub mod float;
+pub mod kquants;
+pub mod legacy;
 
-/// Element type of a tensor: every type current ggml numbers, also those without a decoder here.
+pub use dtype::DType;
+
+use half::f16;
+use kquants::{q2_k, q3_k, q4_k, q5_k, q6_k, q8_k};
+
+/// Decodes whole blocks of `src` into `dst` (`dst.len()` elements), bit-exact with ggml.
 ///
-/// The numeric value is ggml's type id as stored in GGUF files.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u32)]
-#[allow(missing_docs, non_camel_case_types)]
-pub enum DType {
-    F32 = 0,
-    F16 = 1,
-    Q4_0 = 2,
-    Q4_1 = 3,
-    Q5_0 = 6,
-    Q5_1 = 7,
-    Q8_0 = 8,
-    Q8_1 = 9,
-    Q2_K = 10,
-    Q3_K = 11,
-    Q4_K = 12,
-    Q5_K = 13,
-    Q6_K = 14,
-    Q8_K = 15,
-    IQ2_XXS = 16,
-    IQ2_XS = 17,
-    IQ3_XXS = 18,
-    IQ1_S = 19,
-    IQ4_NL = 20,
-    IQ3_S = 21,
-    IQ2_S = 22,
-    IQ4_XS = 23,
-    I8 = 24,
-    I16 = 25,
-    I32 = 26,
-    I64 = 27,
-    F64 = 28,
-    IQ1_M = 29,
-    BF16 = 30,
-    TQ1_0 = 34,
-    TQ2_0 = 35,
-    MXFP4 = 39,
-    NVFP4 = 40,
-}
-
-impl DType {
-    /// Elements per block; a row's length is a multiple of it.
-    pub fn block_len(self) -> usize {
-        todo!()
-    }
-    /// Bytes per block.
-    pub fn block_bytes(self) -> usize {
-        todo!()
-    }
-    /// ggml's name, e.g. `Q4_K`.
-    pub fn name(self) -> &'static str {
-        todo!()
-    }
-    /// Bytes of a row of `cols` elements; `None` when `cols` is not a multiple of the block length or overflows.
-    pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        let _ = cols;
-        todo!()
-    }
-    /// True where [`dequantize`] exists.
-    pub fn is_supported(self) -> bool {
-        todo!()
-    }
-}
-
-impl TryFrom<u32> for DType {
-    type Error = u32;
-    fn try_from(id: u32) -> Result<Self, u32> {
-        Err(id)
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Debug for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Decodes whole blocks of `src` into `dst` (`dst.len()` elements), bit-exact with ggml. Panics when the lengths do not
-/// match or the type has no decoder: callers check [`DType::is_supported`] when the model is bound.
+/// # Panics
+/// When the lengths do not match or the type has no decoder: callers check [`DType::is_supported`] when the model is
+/// bound.
 pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
-    let _ = (dtype, src, dst);
-    todo!()
+    check(dtype, src.len(), dst.len());
+    match dtype {
+        DType::F32 => each_decode(src, dst, float::f32_decode),
+        DType::F16 => each_decode(src, dst, float::f16_decode),
+        DType::BF16 => each_decode(src, dst, float::bf16_decode),
+        DType::Q4_0 => each_decode(src, dst, legacy::q4_0_decode),
+        DType::Q4_1 => each_decode(src, dst, legacy::q4_1_decode),
+        DType::Q5_0 => each_decode(src, dst, legacy::q5_0_decode),
+        DType::Q5_1 => each_decode(src, dst, legacy::q5_1_decode),
+        DType::Q8_0 => each_decode(src, dst, legacy::q8_0_decode),
+        DType::Q2_K => each_decode(src, dst, q2_k::decode),
+        DType::Q3_K => each_decode(src, dst, q3_k::decode),
+        DType::Q4_K => each_decode(src, dst, q4_k::decode),
+        DType::Q5_K => each_decode(src, dst, q5_k::decode),
+        DType::Q6_K => each_decode(src, dst, q6_k::decode),
+        DType::Q8_K => each_decode(src, dst, q8_k::decode),
+        other => panic!("{other} has no decoder; check DType::is_supported first"),
+    }
 }
 
-/// Encodes `src` into whole blocks of `dst`; the counterpart of [`dequantize`].
+/// Encodes `src` into whole blocks of `dst`; the counterpart of [`dequantize`]. Meant for finite values: what a
+/// block with a NaN or an infinity becomes in the quantised formats is not specified.
+///
+/// # Panics
+/// As [`dequantize`].
 pub fn quantize(dtype: DType, src: &[f32], dst: &mut [u8]) {
-    let _ = (dtype, src, dst);
-    todo!()
+    check(dtype, dst.len(), src.len());
+    match dtype {
+        DType::F32 => each_encode(src, dst, float::f32_encode),
+        DType::F16 => each_encode(src, dst, float::f16_encode),
+        DType::BF16 => each_encode(src, dst, float::bf16_encode),
+        DType::Q4_0 => each_encode(src, dst, legacy::q4_0_encode),
+        DType::Q4_1 => each_encode(src, dst, legacy::q4_1_encode),
+        DType::Q5_0 => each_encode(src, dst, legacy::q5_0_encode),
+        DType::Q5_1 => each_encode(src, dst, legacy::q5_1_encode),
+        DType::Q8_0 => each_encode(src, dst, legacy::q8_0_encode),
+        DType::Q2_K => each_encode(src, dst, q2_k::encode),
+        DType::Q3_K => each_encode(src, dst, q3_k::encode),
+        DType::Q4_K => each_encode(src, dst, q4_k::encode),
+        DType::Q5_K => each_encode(src, dst, q5_k::encode),
+        DType::Q6_K => each_encode(src, dst, q6_k::encode),
+        DType::Q8_K => each_encode(src, dst, q8_k::encode),
+        other => panic!("{other} has no encoder; check DType::is_supported first"),
+    }
+}
+
+/// Bytes and elements must be whole blocks of `dtype`, as many on both sides.
+fn check(dtype: DType, bytes: usize, elements: usize) {
+    assert_eq!(dtype.row_bytes(elements), Some(bytes), "{elements} elements of {dtype} do not fill {bytes} bytes");
+}
+
+fn each_decode<const B: usize, const N: usize>(src: &[u8], dst: &mut [f32], decode: impl Fn(&[u8; B], &mut [f32; N])) {
+    let (blocks, _) = src.as_chunks::<B>();
+    let (outs, _) = dst.as_chunks_mut::<N>();
+    blocks.iter().zip(outs).for_each(|(block, out)| decode(block, out));
+}
+
+fn each_encode<const B: usize, const N: usize>(src: &[f32], dst: &mut [u8], encode: impl Fn(&[f32; N], &mut [u8; B])) {
+    let (ins, _) = src.as_chunks::<N>();
+    let (blocks, _) = dst.as_chunks_mut::<B>();
+    ins.iter().zip(blocks).for_each(|(x, block)| encode(x, block));
+}
+
+/// The F16 number at `block[at..at + 2]`, widened (exact).
+#[inline]
+pub fn f16_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// Stores `value` at `block[at..at + 2]`, rounded to the nearest F16, ties to even.
+#[inline]
+pub fn put_f16(block: &mut [u8], at: usize, value: f32) {
+    block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+}
+
+/// `N` bytes of a block from `AT` on; a length known to the compiler, so no check is left at run time.
+#[inline]
+fn field<const AT: usize, const N: usize, const B: usize>(block: &[u8; B]) -> &[u8; N] {
+    const { assert!(AT + N <= B) };
+    match block[AT..].first_chunk() {
+        Some(field) => field,
+        None => unreachable!("AT + N <= B is checked above"),
+    }
 }

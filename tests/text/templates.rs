@@ -51,8 +51,12 @@ fn check_goldens(folder: &Path) -> (usize, Vec<String>) {
         if same {
             equal += 1;
         } else {
-            let want = case.get("expected").or(case.get("error"));
-            wrong.push(format!("{name} {} {}:\n got  {got:?}\n want {want:?}", case["case"], case["kwargs"]));
+            let want = case.get("expected").or(case.get("error")).and_then(Value::as_str).unwrap_or_default();
+            let got = got.unwrap_or_else(|error| error.to_string());
+            let at = got.bytes().zip(want.bytes()).take_while(|(got, want)| got == want).count();
+            let tail = |text: &str| String::from_utf8_lossy(&text.as_bytes()[at..text.len().min(at + 200)]).into_owned();
+            let (got, want) = (tail(&got), tail(want));
+            wrong.push(format!("{name} {} {}: from byte {at}\n got  {got:?}\n want {want:?}", case["case"], case["kwargs"]));
         }
     }
     (equal, wrong)

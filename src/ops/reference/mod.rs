@@ -1,1 +1,100 @@
-//! Slow and obvious: the specification of every operation.
+//! Slow and obvious: the specification of every operation, on one thread, weights decoded to F32, sums in F64.
+//!
+//! Tests compare every kernel of every instruction set with these functions; nothing else calls them.
+
+mod attention;
+
+pub use attention::{attention, kv_read, kv_write};
+
+use super::{MatMul, RopeAngles, RopeTable, Tensor};
+use crate::model::RopeKind;
+use crate::quant::dequantize;
+
+/// Row `i` of a weight as F32.
+pub fn decode_row(weight: &Tensor, i: usize) -> Vec<f32> {
+    let mut out = vec![0.0; weight.cols];
+    dequantize(weight.dtype, weight.row(i), &mut out);
+    out
+}
+
+/// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
+pub fn embed(table: &Tensor, ids: &[u32], out: &mut [f32]) {
+    assert_eq!(out.len(), ids.len() * table.cols, "out is not [tokens, {}]", table.cols);
+    for (&id, row) in ids.iter().zip(out.chunks_exact_mut(table.cols)) {
+        row.copy_from_slice(&decode_row(table, id as usize));
+    }
+}
+
+/// `out = x / √(mean(x²) + eps) · weight` for each row of `weight.cols` elements (arXiv 1910.07467).
+pub fn rms_norm(x: &[f32], weight: &Tensor, eps: f32, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "x and out differ in length");
+    assert!(x.len().is_multiple_of(weight.cols), "{} elements are not rows of {}", x.len(), weight.cols);
+    let gain = decode_row(weight, 0);
+    for (x, out) in x.chunks_exact(weight.cols).zip(out.chunks_exact_mut(weight.cols)) {
+        let mean = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / x.len() as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        for ((out, &x), &gain) in out.iter_mut().zip(x).zip(&gain) {
+            *out = (f64::from(x) * scale * f64::from(gain)) as f32;
+        }
+    }
+}
+
+/// [`rms_norm`] in place over heads of `weight.cols` elements.
+pub fn rms_norm_heads(x: &mut [f32], weight: &Tensor, eps: f32) {
+    let input = x.to_vec();
+    rms_norm(&input, weight, eps, x);
+}
+
+/// Every job's `out[t, r] = Σ_c weight[r, c] · x[t, c] + bias[r]`, activations unrounded.
+pub fn matmul(x: &[f32], jobs: &mut [MatMul<'_>]) {
+    for job in jobs {
+        let (rows, cols) = (job.weight.rows, job.weight.cols);
+        assert!(x.len().is_multiple_of(cols), "{} activations are not rows of {cols}", x.len());
+        assert_eq!(job.out.len(), x.len() / cols * rows, "out is not [tokens, {rows}]");
+        let bias = job.bias.map(|b| b.to_f32());
+        for r in 0..rows {
+            let weight = decode_row(job.weight, r);
+            let bias = bias.as_ref().map_or(0.0, |b| f64::from(b[r]));
+            for (x, out) in x.chunks_exact(cols).zip(job.out.chunks_exact_mut(rows)) {
+                let sum: f64 = weight.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                out[r] = (sum + bias) as f32;
+            }
+        }
+    }
+}
+
+/// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
+pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
+    let half = table.dims / 2;
+    for (t, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {
+        let (sin, cos) = (&angles.sin[t * half..][..half], &angles.cos[t * half..][..half]);
+        for head in token.chunks_exact_mut(head_dim) {
+            for i in 0..half {
+                let (a, b) = match table.kind {
+                    RopeKind::Norm => (2 * i, 2 * i + 1),
+                    RopeKind::Neox => (i, i + half),
+                };
+                let (x, y) = (head[a], head[b]);
+                head[a] = x * cos[i] - y * sin[i];
+                head[b] = x * sin[i] + y * cos[i];
+            }
+        }
+    }
+}
+
+/// `gate = gate · sigmoid(gate) · up`.
+pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let g = f64::from(*gate);
+        *gate = (g / (1.0 + (-g).exp()) * f64::from(up)) as f32;
+    }
+}
+
+/// `x += y`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "x and y differ in length");
+    for (x, &y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}

@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` and `make test`. Everything else serves them.
+CARGO ?= cargo
+VENV  := .venv
+PY    := $(VENV)/bin/python
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: demo test test-rust test-clients build release lint doc fuzz goldens generated bench clean help
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t16
+
+demo: release ## Start the daemon on the bundled model and stream a story
+	@target/release/omnictl demo
+
+test: test-rust test-clients ## All tests: the library's, then real clients against real processes
+
+test-rust: ## Unit, property and integration tests
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --all-targets
+else
+	@echo "cargo-nextest is not installed; using cargo test (slower)"
+	$(CARGO) test --all-targets
+endif
+	$(CARGO) test --doc
+
+test-clients: build $(VENV)/.ready ## OpenAI, httpx, npm clients, schemathesis, soak: needs Python 3 (and Node.js for the npm client)
+	$(PY) -m pytest -q tests/clients
+
+$(VENV)/.ready: tests/clients/requirements.txt
+	@python3 -m venv $(VENV) || { echo "make test needs Python 3 with the venv module (Debian: apt install python3-venv)"; exit 1; }
+	$(PY) -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+build: ## Debug binaries
+	$(CARGO) build --bins
+
+release: ## Optimised binaries in target/release
+	$(CARGO) build --release --bins
+
+lint: ## Formatting, clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+doc: ## API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS (60)
+	scripts/fuzz.sh $${FUZZ_SECONDS:-60}
+
+clean: ## Remove what builds and tests left
+	$(CARGO) clean
+	rm -rf $(VENV) fuzz/target fuzz/corpus fuzz/artifacts node_modules

@@ -1,0 +1,104 @@
+//! Hands out a file's tensors by name, each checked for shape and type, and knows which ones nobody asked for.
+
+use super::{Error, Linear};
+use crate::gguf::{File, TensorInfo};
+use crate::quant::DType;
+use std::collections::HashMap;
+
+/// Tensors not handed out yet.
+pub(super) struct Binder<'a> {
+    tensors: HashMap<&'a str, &'a TensorInfo>,
+    file: &'a File,
+}
+
+/// Whether a matrix has a bias.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bias {
+    /// Taken where the file has it.
+    Optional,
+    /// Must be there.
+    Required,
+}
+
+impl<'a> Binder<'a> {
+    pub(super) fn new(file: &'a File) -> Self {
+        Binder { tensors: file.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(), file }
+    }
+
+    /// A matrix `[rows, cols]` of any type that has a decoder.
+    pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorInfo, Error> {
+        self.optional_matrix(name, rows, cols)?.ok_or_else(|| missing(name))
+    }
+
+    /// As [`Binder::matrix`], `None` where the file has no such tensor.
+    pub(super) fn optional_matrix(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<TensorInfo>, Error> {
+        let Some(tensor) = self.take(name, &[cols as u64, rows as u64])? else { return Ok(None) };
+        if !tensor.dtype.is_supported() {
+            return Err(wrong_type(&tensor, "this build has no decoder for it; choose another quantisation"));
+        }
+        Ok(Some(tensor))
+    }
+
+    /// An F32 vector: a norm's weight or a bias.
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<TensorInfo, Error> {
+        self.optional_vector(name, len)?.ok_or_else(|| missing(name))
+    }
+
+    /// As [`Binder::vector`], `None` where the file has no such tensor.
+    pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<TensorInfo>, Error> {
+        let Some(tensor) = self.take(name, &[len as u64])? else { return Ok(None) };
+        if tensor.dtype != DType::F32 {
+            return Err(wrong_type(&tensor, "norms, biases and factors must be F32"));
+        }
+        Ok(Some(tensor))
+    }
+
+    /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
+    pub(super) fn linear(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        bias: Bias,
+    ) -> Result<Linear<TensorInfo>, Error> {
+        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let bias_name = format!("{name}.bias");
+        let found = self.optional_vector(&bias_name, rows)?;
+        if found.is_none() && bias == Bias::Required {
+            return Err(missing(&bias_name));
+        }
+        Ok(Linear { weight, bias: found })
+    }
+
+    /// The tensor of that name, its shape checked. Trailing dimensions of 1 do not count.
+    fn take(&mut self, name: &str, expected: &[u64]) -> Result<Option<TensorInfo>, Error> {
+        let Some(tensor) = self.tensors.remove(name) else { return Ok(None) };
+        let trimmed = |shape: &[u64]| shape.iter().rposition(|&dim| dim != 1).map_or(0, |last| last + 1);
+        if tensor.shape.is_empty() || tensor.shape[..trimmed(&tensor.shape)] != expected[..trimmed(expected)] {
+            return Err(Error::Shape { tensor: name.into(), expected: expected.to_vec(), found: tensor.shape.clone() });
+        }
+        Ok(Some(tensor.clone()))
+    }
+
+    /// Names nobody asked for, in file order.
+    pub(super) fn unused(&self) -> Vec<String> {
+        let tensors = self.file.tensors.iter();
+        tensors
+            .filter(|tensor| self.tensors.contains_key(tensor.name.as_str()))
+            .map(|tensor| tensor.name.clone())
+            .collect()
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::MissingTensor { tensor: name.into() }
+}
+
+fn wrong_type(tensor: &TensorInfo, problem: &'static str) -> Error {
+    Error::Type { tensor: tensor.name.clone(), dtype: tensor.dtype, problem }
+}

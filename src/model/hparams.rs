@@ -1,0 +1,202 @@
+//! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
+
+use super::{Architecture, Error, Hparams, Rope, RopeKind, RopeScaling};
+use crate::gguf::{File, FromValue, Metadata};
+
+/// The keys of one architecture.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    prefix: &'static str,
+}
+
+/// `general.architecture`, if this build runs it.
+pub(super) fn architecture(metadata: &Metadata) -> Result<Architecture, Error> {
+    let name: &str = metadata.require("general.architecture")?;
+    Architecture::from_name(name).ok_or_else(|| Error::UnknownArchitecture { found: name.into() })
+}
+
+/// Reads and checks a model's numbers.
+pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, Error> {
+    let keys = Keys { metadata: &file.metadata, prefix: architecture.name() };
+    keys.refuse_unsupported()?;
+    let layers = keys.positive("block_count")?;
+    if layers > file.tensors.len() {
+        let problem = format!("the file has only {} tensors", file.tensors.len());
+        return Err(keys.bad("block_count", layers, problem));
+    }
+    let d_model = keys.positive("embedding_length")?;
+    let heads = keys.positive("attention.head_count")?;
+    let kv_heads = keys.optional_positive("attention.head_count_kv")?.unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        let problem = format!("it must divide the {heads} heads (attention.head_count)");
+        return Err(keys.bad("attention.head_count_kv", kv_heads, problem));
+    }
+    let key_dim = keys.head_dim("attention.key_length", d_model, heads)?;
+    let value_dim = keys.head_dim("attention.value_length", d_model, heads)?;
+    let context = keys.positive("context_length")?;
+    Ok(Hparams {
+        architecture,
+        name: file.metadata.get_str("general.name")?.unwrap_or(architecture.name()).to_owned(),
+        layers,
+        d_model,
+        heads,
+        kv_heads,
+        key_dim,
+        value_dim,
+        d_ff: keys.positive("feed_forward_length")?,
+        vocab: keys.vocab()?,
+        context,
+        rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
+        rope: keys.rope(architecture, key_dim, context)?,
+        window: keys.get::<usize>("attention.sliding_window")?.filter(|&window| window > 0),
+    })
+}
+
+impl<'a> Keys<'a> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    fn get<T: FromValue<'a>>(&self, name: &str) -> Result<Option<T>, Error> {
+        Ok(self.metadata.get(&self.key(name))?)
+    }
+
+    fn bad(&self, name: &str, value: impl ToString, problem: impl Into<String>) -> Error {
+        Error::BadValue { key: self.key(name), value: value.to_string(), problem: problem.into() }
+    }
+
+    /// A count from 1 to 2³²-1, `None` where the key is missing. The bound keeps products of two within 64 bits.
+    fn optional_positive(&self, name: &str) -> Result<Option<usize>, Error> {
+        match self.get::<u32>(name)? {
+            Some(0) => Err(self.bad(name, 0, "it must be at least 1")),
+            Some(value) => Ok(Some(value as usize)),
+            None => Ok(None),
+        }
+    }
+
+    fn positive(&self, name: &str) -> Result<usize, Error> {
+        let missing = || crate::gguf::Error::MissingKey { key: self.key(name) };
+        self.optional_positive(name)?.ok_or_else(|| missing().into())
+    }
+
+    /// A finite number above 0.
+    fn positive_float(&self, name: &str, default: Option<f32>) -> Result<f32, Error> {
+        let value = match (self.get::<f32>(name)?, default) {
+            (Some(value), _) | (None, Some(value)) => value,
+            (None, None) => self.metadata.require(&self.key(name))?,
+        };
+        if value.is_finite() && value > 0.0 {
+            Ok(value)
+        } else {
+            Err(self.bad(name, value, "it must be a finite number above 0"))
+        }
+    }
+
+    /// Dimensions of a head: by its key, else the model's width shared out over the heads.
+    fn head_dim(&self, name: &str, d_model: usize, heads: usize) -> Result<usize, Error> {
+        match self.optional_positive(name)? {
+            Some(dim) => Ok(dim),
+            None if d_model.is_multiple_of(heads) => Ok(d_model / heads),
+            None => {
+                let problem = format!("it must divide embedding_length {d_model} where {name} is missing");
+                Err(self.bad("attention.head_count", heads, problem))
+            }
+        }
+    }
+
+    /// Tokens of the vocabulary. A file with `tokenizer.ggml.model = "none"` says only how many there are.
+    fn vocab(&self) -> Result<usize, Error> {
+        const TOKENS: &str = "tokenizer.ggml.tokens";
+        if let Some("none") = self.metadata.get_str("tokenizer.ggml.model")?
+            && self.metadata.find(TOKENS).is_none()
+        {
+            return self.positive("vocab_size");
+        }
+        let tokens: &[Vec<u8>] = self.metadata.require(TOKENS)?;
+        match tokens.len() {
+            0 => Err(Error::BadValue {
+                key: TOKENS.into(),
+                value: "empty".into(),
+                problem: "the vocabulary has no token".into(),
+            }),
+            // Token ids are u32 everywhere.
+            count if u32::try_from(count).is_ok() => Ok(count),
+            count => Err(Error::BadValue {
+                key: TOKENS.into(),
+                value: format!("an array of {count}"),
+                problem: "token ids have 32 bits".into(),
+            }),
+        }
+    }
+
+    /// Variants of these architectures whose results would be wrong if their keys were ignored.
+    fn refuse_unsupported(&self) -> Result<(), Error> {
+        if let Some(experts @ 1..) = self.get::<u32>("expert_count")? {
+            return Err(self.bad("expert_count", experts, "mixture-of-experts layers are not supported"));
+        }
+        if let Some(false) = self.get::<bool>("attention.causal")? {
+            return Err(self.bad(
+                "attention.causal",
+                false,
+                "models that do not predict the next token are not supported",
+            ));
+        }
+        Ok(())
+    }
+
+    fn rope(&self, architecture: Architecture, key_dim: usize, context: usize) -> Result<Rope, Error> {
+        let dims = self.optional_positive("rope.dimension_count")?.unwrap_or(key_dim);
+        if dims > key_dim || !dims.is_multiple_of(2) {
+            let problem = format!("it must be even and at most the {key_dim} dimensions of a head");
+            return Err(self.bad("rope.dimension_count", dims, problem));
+        }
+        Ok(Rope {
+            kind: match architecture {
+                Architecture::Llama => RopeKind::Norm,
+                Architecture::Qwen2 | Architecture::Qwen3 => RopeKind::Neox,
+            },
+            dims,
+            base: self.positive_float("rope.freq_base", Some(10_000.0))?,
+            scaling: self.rope_scaling(context)?,
+        })
+    }
+
+    fn rope_scaling(&self, context: usize) -> Result<RopeScaling, Error> {
+        // Files older than `rope.scaling.*` have `rope.scale_linear`; 0 means "no scaling" in both.
+        let name = match self.get::<f32>("rope.scaling.factor")? {
+            Some(_) => "rope.scaling.factor",
+            None => "rope.scale_linear",
+        };
+        let factor = match self.get::<f32>(name)? {
+            None | Some(0.0) => 1.0,
+            Some(_) => self.positive_float(name, None)?,
+        };
+        match self.get::<&str>("rope.scaling.type")?.unwrap_or("linear") {
+            "none" => Ok(RopeScaling::None),
+            "linear" if factor == 1.0 => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear { factor }),
+            "yarn" => self.yarn(factor, context),
+            other => Err(self.bad("rope.scaling.type", other, "none, linear and yarn are supported")),
+        }
+    }
+
+    fn yarn(&self, factor: f32, context: usize) -> Result<RopeScaling, Error> {
+        const ORIGINAL: &str = "rope.scaling.original_context_length";
+        let original = self.optional_positive(ORIGINAL)?.unwrap_or(context);
+        let attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
+            * self.positive_float("rope.scaling.yarn_attn_factor", Some(1.0))?;
+        let extrapolation = self.get::<f32>("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&extrapolation) {
+            return Err(self.bad("rope.scaling.yarn_ext_factor", extrapolation, "it must be from 0 to 1"));
+        }
+        Ok(RopeScaling::Yarn {
+            factor,
+            // The cast is exact: counts are read as u32.
+            original_context: original as u32,
+            extrapolation,
+            attention,
+            beta_fast: self.positive_float("rope.scaling.yarn_beta_fast", Some(32.0))?,
+            beta_slow: self.positive_float("rope.scaling.yarn_beta_slow", Some(1.0))?,
+        })
+    }
+}

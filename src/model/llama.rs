@@ -1,0 +1,41 @@
+//! `llama`: Llama 1 to 3.x, Mistral, SmolLM and all that share their block: RMS norm, grouped-query attention with
+//! interleaved rotary embedding, SwiGLU. Llama 3.1 and later bring frequency factors, some fine-tunes biases, small
+//! ones a tied output.
+
+use super::binder::{Bias, Binder};
+use super::{Attention, Error, Ffn, Hparams, Layer, Model};
+use crate::gguf::TensorInfo;
+
+/// Binds all tensors.
+pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Error> {
+    Ok(Model {
+        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
+        output_norm: b.vector("output_norm.weight", h.d_model)?,
+        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
+        rope_factors: b.optional_vector("rope_freqs.weight", h.rope.dims / 2)?,
+        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
+        ignored: Vec::new(),
+        hparams: h,
+    })
+}
+
+fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
+    let at = |name: &str| format!("blk.{i}.{name}");
+    Ok(Layer {
+        attn_norm: b.vector(&at("attn_norm.weight"), h.d_model)?,
+        attention: Attention {
+            q: b.linear(&at("attn_q"), h.heads * h.key_dim, h.d_model, Bias::Optional)?,
+            k: b.linear(&at("attn_k"), h.kv_heads * h.key_dim, h.d_model, Bias::Optional)?,
+            v: b.linear(&at("attn_v"), h.kv_heads * h.value_dim, h.d_model, Bias::Optional)?,
+            output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
+            q_norm: None,
+            k_norm: None,
+        },
+        ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
+        ffn: Ffn {
+            gate: b.linear(&at("ffn_gate"), h.d_ff, h.d_model, Bias::Optional)?,
+            up: b.linear(&at("ffn_up"), h.d_ff, h.d_model, Bias::Optional)?,
+            down: b.linear(&at("ffn_down"), h.d_model, h.d_ff, Bias::Optional)?,
+        },
+    })
+}

@@ -1,0 +1,144 @@
+//! Going through all tensors of a model in one place, so that a new field is forgotten nowhere: `load` maps them, plans
+//! and reports sum over them.
+
+use super::{Attention, Ffn, Hparams, Layer, Linear, Model};
+use crate::gguf::TensorInfo;
+use crate::quant::DType;
+use std::convert::Infallible;
+
+impl<T> Model<T> {
+    /// Turns every tensor into another kind, in file-like order (embedding, output, then block by block), and stops at
+    /// the first error. `f` gets the field's path, e.g. `layers.attention.q.weight`; the tensor itself knows its block.
+    pub fn try_map<U, E>(self, mut f: impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Model<U>, E> {
+        Ok(Model {
+            hparams: self.hparams,
+            embedding: f("embedding", self.embedding)?,
+            output_norm: f("output_norm", self.output_norm)?,
+            output: self.output.map(|t| f("output", t)).transpose()?,
+            rope_factors: self.rope_factors.map(|t| f("rope_factors", t)).transpose()?,
+            layers: self.layers.into_iter().map(|layer| layer.try_map(&mut f)).collect::<Result<_, E>>()?,
+            ignored: self.ignored,
+        })
+    }
+
+    /// The same model over references.
+    pub fn as_ref(&self) -> Model<&T> {
+        Model {
+            hparams: self.hparams.clone(),
+            embedding: &self.embedding,
+            output_norm: &self.output_norm,
+            output: self.output.as_ref(),
+            rope_factors: self.rope_factors.as_ref(),
+            layers: self.layers.iter().map(Layer::as_ref).collect(),
+            ignored: self.ignored.clone(),
+        }
+    }
+
+    /// Calls `f` for every tensor with its field's path, as [`Model::try_map`] does.
+    pub fn for_each<'a>(&'a self, mut f: impl FnMut(&'static str, &'a T)) {
+        let Ok(_) = self.as_ref().try_map(|path, tensor| {
+            f(path, tensor);
+            Ok::<(), Infallible>(())
+        });
+    }
+
+    /// All tensors, in the order of [`Model::try_map`].
+    pub fn tensors(&self) -> Vec<&T> {
+        let mut all = Vec::new();
+        self.for_each(|_, tensor| all.push(tensor));
+        all
+    }
+}
+
+impl Model<TensorInfo> {
+    /// Elements of all weights. A tied output counts once.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().iter().fold(0, |sum, tensor| sum.saturating_add(tensor.elements()))
+    }
+
+    /// Bytes of all weights as they lie in the file.
+    pub fn weight_bytes(&self) -> u64 {
+        self.tensors().iter().fold(0, |sum, tensor| sum.saturating_add(tensor.size))
+    }
+}
+
+impl Hparams {
+    /// Bytes that one token of context takes in the KV cache of all layers, in elements of `dtype`.
+    pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
+        let per_head = self.key_dim as u64 + self.value_dim as u64;
+        let elements = (self.layers as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
+        elements.saturating_mul(dtype.block_bytes() as u64) / dtype.block_len() as u64
+    }
+}
+
+impl<T> Layer<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Layer<U>, E> {
+        Ok(Layer {
+            attn_norm: f("layers.attn_norm", self.attn_norm)?,
+            attention: self.attention.try_map(f)?,
+            ffn_norm: f("layers.ffn_norm", self.ffn_norm)?,
+            ffn: self.ffn.try_map(f)?,
+        })
+    }
+
+    fn as_ref(&self) -> Layer<&T> {
+        Layer {
+            attn_norm: &self.attn_norm,
+            attention: self.attention.as_ref(),
+            ffn_norm: &self.ffn_norm,
+            ffn: self.ffn.as_ref(),
+        }
+    }
+}
+
+impl<T> Attention<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Attention<U>, E> {
+        Ok(Attention {
+            q: self.q.try_map(["layers.attention.q.weight", "layers.attention.q.bias"], f)?,
+            k: self.k.try_map(["layers.attention.k.weight", "layers.attention.k.bias"], f)?,
+            v: self.v.try_map(["layers.attention.v.weight", "layers.attention.v.bias"], f)?,
+            output: self.output.try_map(["layers.attention.output.weight", "layers.attention.output.bias"], f)?,
+            q_norm: self.q_norm.map(|t| f("layers.attention.q_norm", t)).transpose()?,
+            k_norm: self.k_norm.map(|t| f("layers.attention.k_norm", t)).transpose()?,
+        })
+    }
+
+    fn as_ref(&self) -> Attention<&T> {
+        Attention {
+            q: self.q.as_ref(),
+            k: self.k.as_ref(),
+            v: self.v.as_ref(),
+            output: self.output.as_ref(),
+            q_norm: self.q_norm.as_ref(),
+            k_norm: self.k_norm.as_ref(),
+        }
+    }
+}
+
+impl<T> Ffn<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Ffn<U>, E> {
+        Ok(Ffn {
+            gate: self.gate.try_map(["layers.ffn.gate.weight", "layers.ffn.gate.bias"], f)?,
+            up: self.up.try_map(["layers.ffn.up.weight", "layers.ffn.up.bias"], f)?,
+            down: self.down.try_map(["layers.ffn.down.weight", "layers.ffn.down.bias"], f)?,
+        })
+    }
+
+    fn as_ref(&self) -> Ffn<&T> {
+        Ffn { gate: self.gate.as_ref(), up: self.up.as_ref(), down: self.down.as_ref() }
+    }
+}
+
+impl<T> Linear<T> {
+    fn try_map<U, E>(
+        self,
+        [weight, bias]: [&'static str; 2],
+        f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
+    ) -> Result<Linear<U>, E> {
+        Ok(Linear { weight: f(weight, self.weight)?, bias: self.bias.map(|t| f(bias, t)).transpose()? })
+    }
+
+    fn as_ref(&self) -> Linear<&T> {
+        Linear { weight: &self.weight, bias: self.bias.as_ref() }
+    }
+}

@@ -1,0 +1,95 @@
+//! AVX-512 kernels: quantised weights by VNNI, floats by FMA. One file per quant family, `tile` for many tokens.
+
+mod float;
+mod kquants;
+mod legacy;
+mod tile;
+
+use super::acts::{QuantisedRow, quantise_row as quantise};
+use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::table::Kernel;
+use crate::quant::DType;
+use std::arch::x86_64::*;
+
+/// From how many tokens on a tile of rows is unpacked once for all of them. Both ways yield the same bits.
+pub(super) const TILE_TOKENS: usize = 4;
+
+/// Kernels of the tier with VNNI.
+pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
+    Some(match dtype {
+        DType::Q8_0 => legacy::rows::<Q80>,
+        DType::Q4_0 => legacy::rows::<Q40>,
+        DType::Q4_1 => legacy::rows::<Q41>,
+        DType::Q5_0 => legacy::rows::<Q50>,
+        DType::Q5_1 => legacy::rows::<Q51>,
+        DType::Q2_K => kquants::rows::<Q2K>,
+        DType::Q3_K => kquants::rows::<Q3K>,
+        DType::Q4_K => kquants::rows::<Q4K>,
+        DType::Q5_K => kquants::rows::<Q5K>,
+        DType::Q6_K => kquants::rows::<Q6K>,
+        _ => return float_kernel(dtype),
+    })
+}
+
+/// Kernels of the tier without VNNI.
+pub(crate) fn float_kernel(dtype: DType) -> Option<Kernel> {
+    Some(match dtype {
+        DType::F32 => float::rows::<float::F32>,
+        DType::F16 => float::rows::<float::F16>,
+        DType::BF16 => float::rows::<float::Bf16>,
+        _ => return None,
+    })
+}
+
+/// See [`quantise`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRow<'_>) {
+    quantise(x, block, out);
+}
+
+/// Reads 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(p: *const u8) -> __m512i {
+    // SAFETY: the caller's word: 64 readable bytes.
+    unsafe { _mm512_loadu_si512(p.cast()) }
+}
+
+/// Reads two runs of 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_halves(low: *const u8, high: *const u8) -> __m512i {
+    // SAFETY: the caller's word: 32 readable bytes each.
+    let (low, high) = unsafe { (_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast())) };
+    _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
+}
+
+/// Sums the eight lanes of each half of eight vectors: lanes 0..8 are the low halves' sums, lanes 8..16 the high ones'.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_halves(v: [__m512i; 8]) -> __m512i {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let quad = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    let x = quad(pair(v[0], v[1]), pair(v[2], v[3]));
+    let y = quad(pair(v[4], v[5]), pair(v[6], v[7]));
+    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    _mm512_add_epi32(_mm512_permutex2var_epi64(x, even, y), _mm512_permutex2var_epi64(x, odd, y))
+}
+
+/// Sums all lanes of each of eight vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_all(v: [__m512i; 8]) -> __m256i {
+    let halves = sum_halves(v);
+    _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64(halves, 1))
+}
+
+/// Sums the lanes of each of eight vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_each(v: [__m256i; 8]) -> __m256i {
+    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31))
+}

@@ -1,0 +1,150 @@
+//! The tier that runs anywhere, and the order of operations that every tier keeps, so that all of them, at any number
+//! of tokens, yield the same bits:
+//!
+//! - K-quants: per block of 256 the exact integers `I = Σ s·q·a` and `C = Σ m·Σa`; then, block after block,
+//!   `acc = fma(I, d·da, acc)` and `min = fma(C, dmin·da, min)`; the result is `acc − min` (folded: `acc = fma(I − C, …)`).
+//! - Legacy: per block of 32 the exact integer `I = Σ (q − OFFSET)·a`; `acc = fma(I, d·da, acc)`, `min = fma(m, ds, min)`;
+//!   the result is `acc + min`.
+//! - Floats: sixteen lanes, lane `l` summing columns `16i + l` by fma, then added pairwise at distances 8, 4, 2, 1.
+
+use super::acts::{QuantisedRow, quantise_row as quantise};
+use super::blocks::{KBlock, LegacyBlock};
+use super::table::Rows;
+use half::f16;
+
+/// See [`quantise`].
+pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRow<'_>) {
+    quantise(x, block, out);
+}
+
+/// Runs `dot` for every row and token.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+#[inline(always)]
+unsafe fn each(rows: &Rows<'_>, dot: impl Fn(&[u8], usize) -> f32) {
+    for (r, weights) in rows.weights.chunks_exact(rows.row_bytes).take(rows.rows).enumerate() {
+        for t in rows.tokens.clone() {
+            // SAFETY: the caller's word.
+            unsafe { rows.write(t, r, dot(weights, t)) };
+        }
+    }
+}
+
+/// Rows of a K-quant.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
+    let acts = rows.acts;
+    let dot = |weights: &[u8], t: usize| {
+        let (q, sums) = (&acts.q[t * acts.stride..], &acts.sums[t * acts.stride / 16..]);
+        let (mut acc, mut min) = (0.0f32, 0.0f32);
+        for (b, block) in weights.chunks_exact(B::BYTES).enumerate() {
+            let parts = B::parts(block);
+            let (mut product, mut offset) = (0i32, 0i32);
+            for (j, (w, a)) in parts.q.chunks_exact(16).zip(q[b * 256..].chunks_exact(16)).enumerate() {
+                let sum: i32 = w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
+                product += i32::from(parts.s[j]) * sum;
+                offset += i32::from(parts.m[j]) * i32::from(sums[b * 16 + j]);
+            }
+            let scale = acts.scale(t, b);
+            if B::FOLDED {
+                acc = ((product - offset) as f32).mul_add(parts.d * scale, acc);
+            } else {
+                acc = (product as f32).mul_add(parts.d * scale, acc);
+                min = (offset as f32).mul_add(parts.dmin * scale, min);
+            }
+        }
+        acc - min
+    };
+    // SAFETY: the caller's word.
+    unsafe { each(rows, dot) };
+}
+
+/// Rows of a legacy type.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
+    let acts = rows.acts;
+    let dot = |weights: &[u8], t: usize| {
+        let q = &acts.q[t * acts.stride..];
+        let (mut acc, mut min) = (0.0f32, 0.0f32);
+        for (b, block) in weights.chunks_exact(B::BYTES).enumerate() {
+            let parts = B::parts(block);
+            let signed = |w: u8| i32::from(w) - i32::from(B::OFFSET);
+            let sum: i32 = parts.q.iter().zip(&q[b * 32..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
+            acc = (sum as f32).mul_add(parts.d * acts.scale(t, b), acc);
+            if B::MIN {
+                min = parts.m.mul_add(acts.ds[t * acts.blocks + b], min);
+            }
+        }
+        acc + min
+    };
+    // SAFETY: the caller's word.
+    unsafe { each(rows, dot) };
+}
+
+/// A float type of weights.
+pub(crate) trait Float {
+    /// Bytes of an element.
+    const BYTES: usize;
+    /// Decodes an element.
+    fn decode(bytes: &[u8]) -> f32;
+}
+
+pub(crate) struct F32;
+impl Float for F32 {
+    const BYTES: usize = 4;
+    fn decode(b: &[u8]) -> f32 {
+        f32::from_le_bytes([b[0], b[1], b[2], b[3]])
+    }
+}
+
+pub(crate) struct F16;
+impl Float for F16 {
+    const BYTES: usize = 2;
+    fn decode(b: &[u8]) -> f32 {
+        f16::from_le_bytes([b[0], b[1]]).to_f32()
+    }
+}
+
+pub(crate) struct Bf16;
+impl Float for Bf16 {
+    const BYTES: usize = 2;
+    fn decode(b: &[u8]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)
+    }
+}
+
+/// Rows of a float type.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+pub(crate) unsafe fn float<T: Float>(rows: &Rows<'_>) {
+    let acts = rows.acts;
+    let dot = |weights: &[u8], t: usize| {
+        let x = &acts.x[t * acts.cols..][..acts.cols];
+        let mut lanes = [0.0f32; 16];
+        for (w, x) in weights.chunks(16 * T::BYTES).zip(x.chunks(16)) {
+            for ((lane, w), &x) in lanes.iter_mut().zip(w.chunks_exact(T::BYTES)).zip(x) {
+                *lane = T::decode(w).mul_add(x, *lane);
+            }
+        }
+        add_lanes(lanes)
+    };
+    // SAFETY: the caller's word.
+    unsafe { each(rows, dot) };
+}
+
+/// Adds sixteen lanes pairwise at distances 8, 4, 2, 1.
+#[inline(always)]
+pub(crate) fn add_lanes(mut lanes: [f32; 16]) -> f32 {
+    for distance in [8, 4, 2, 1] {
+        for l in 0..distance {
+            lanes[l] += lanes[l + distance];
+        }
+    }
+    lanes[0]
+}

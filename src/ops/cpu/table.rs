@@ -1,0 +1,116 @@
+//! Tier and weight type to kernel. Every tier has a kernel for every type, if need be the one of the tier below.
+
+use super::acts::{Acts, Format, QuantiseRow};
+use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use super::{scalar, vector};
+use crate::quant::DType;
+use std::ops::Range;
+
+/// Rows of a weight times some tokens, written to `out`.
+pub(crate) struct Rows<'a> {
+    /// The bytes of exactly these rows.
+    pub(crate) weights: &'a [u8],
+    /// Bytes of one of them.
+    pub(crate) row_bytes: usize,
+    /// How many.
+    pub(crate) rows: usize,
+    /// Activations in the type's [`format`].
+    pub(crate) acts: &'a Acts<'a>,
+    /// Which of the tokens.
+    pub(crate) tokens: Range<usize>,
+    /// Where token 0's first row goes; row `r` of token `t` at `t * stride + r`.
+    pub(crate) out: *mut f32,
+    /// Distance of tokens in `out`.
+    pub(crate) stride: usize,
+}
+
+impl Rows<'_> {
+    /// Address of a row.
+    #[inline(always)]
+    pub(crate) fn row(&self, r: usize) -> *const u8 {
+        debug_assert!(r < self.rows);
+        self.weights.as_ptr().wrapping_add(r * self.row_bytes)
+    }
+
+    /// Writes one result.
+    ///
+    /// # Safety
+    /// `out` is writable for every row and token of the call, and no other thread writes there.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, token: usize, row: usize, value: f32) {
+        // SAFETY: by the caller's word.
+        unsafe { *self.out.add(token * self.stride + row) = value };
+    }
+}
+
+/// A kernel over [`Rows`]. Unsafe: the host must have the instruction set, `out` must be writable for the rows and tokens
+/// named, and `weights` must hold `rows * row_bytes` bytes.
+pub(crate) type Kernel = unsafe fn(&Rows<'_>);
+
+/// The form of activations that a weight type multiplies with; `None` for types without kernels.
+pub(crate) fn format(dtype: DType) -> Option<Format> {
+    Some(match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => Format::Float,
+        DType::Q8_0 | DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 => Format::Q8x32,
+        DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K => Format::Q8x256,
+        _ => return None,
+    })
+}
+
+/// A tier's kernels.
+pub(crate) struct Table {
+    /// The tier.
+    pub(crate) isa: Isa,
+    /// Quantises activations.
+    pub(crate) quantise: QuantiseRow,
+    /// Everything that is not a product with weights.
+    pub(crate) vector: vector::Functions,
+    kernel: fn(DType) -> Option<Kernel>,
+}
+
+impl Table {
+    /// The kernels of `isa`, which the host must have.
+    pub(crate) fn new(isa: Isa) -> Table {
+        let vector = vector::Functions::new(isa);
+        let (quantise, kernel): (QuantiseRow, fn(DType) -> Option<Kernel>) = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => (avx512::quantise_row, |dtype| avx512::kernel(dtype).or_else(|| avx2::kernel(dtype))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => (avx512::quantise_row, |dtype| avx512::float_kernel(dtype).or_else(|| avx2::kernel(dtype))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => (avx2::quantise_row, avx2::kernel),
+            _ => (scalar::quantise_row, scalar_kernel),
+        };
+        Table { isa, quantise, vector, kernel }
+    }
+
+    /// The kernel of a weight type.
+    pub(crate) fn kernel(&self, dtype: DType) -> Kernel {
+        match (self.kernel)(dtype).or_else(|| scalar_kernel(dtype)) {
+            Some(kernel) => kernel,
+            None => panic!("no kernel for {dtype}: a tensor of it cannot be made"),
+        }
+    }
+}
+
+fn scalar_kernel(dtype: DType) -> Option<Kernel> {
+    Some(match dtype {
+        DType::F32 => scalar::float::<scalar::F32>,
+        DType::F16 => scalar::float::<scalar::F16>,
+        DType::BF16 => scalar::float::<scalar::Bf16>,
+        DType::Q8_0 => scalar::legacy::<Q80>,
+        DType::Q4_0 => scalar::legacy::<Q40>,
+        DType::Q4_1 => scalar::legacy::<Q41>,
+        DType::Q5_0 => scalar::legacy::<Q50>,
+        DType::Q5_1 => scalar::legacy::<Q51>,
+        DType::Q2_K => scalar::kquant::<Q2K>,
+        DType::Q3_K => scalar::kquant::<Q3K>,
+        DType::Q4_K => scalar::kquant::<Q4K>,
+        DType::Q5_K => scalar::kquant::<Q5K>,
+        DType::Q6_K => scalar::kquant::<Q6K>,
+        _ => return None,
+    })
+}

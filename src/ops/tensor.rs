@@ -1,0 +1,111 @@
+//! A weight as it lies in memory: shape, type and a share of the storage. Made by `load`, read by every operation.
+
+use super::Error;
+use crate::quant::{self, DType};
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A weight `[rows, cols]` as it lies in memory (GGUF's row layout). A vector is one row. Cheap to clone.
+#[derive(Clone)]
+pub struct Tensor {
+    /// Name in the file, for errors and profiles.
+    pub name: Arc<str>,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+    row_bytes: usize,
+}
+
+impl Tensor {
+    /// A tensor over bytes `range` of `storage`, which must keep its bytes at one address for as long as it lives.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a type without kernels, [`Error::Blocks`] and [`Error::Bytes`] when type, shape and
+    /// range do not fit, [`Error::Misaligned`] for F32 data that is not aligned to 4 bytes.
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        range: Range<usize>,
+    ) -> Result<Tensor, Error> {
+        let name: Arc<str> = name.into();
+        if !dtype.is_supported() || dtype == DType::Q8_K {
+            return Err(Error::Unsupported { name: name.to_string(), dtype });
+        }
+        let blocks = || Error::Blocks { name: name.to_string(), dtype, rows, cols, block: dtype.block_len() };
+        let row_bytes = dtype.row_bytes(cols).ok_or_else(blocks)?;
+        let needed = row_bytes.checked_mul(rows).ok_or_else(blocks)?;
+        let bytes = (*storage).as_ref();
+        let Some(own) = bytes.get(range.clone()).filter(|own| own.len() == needed) else {
+            let stored = bytes.len();
+            return Err(Error::Bytes { name: name.to_string(), dtype, rows, cols, needed, range, stored });
+        };
+        let address = own.as_ptr() as usize;
+        if dtype == DType::F32 && !address.is_multiple_of(align_of::<f32>()) {
+            return Err(Error::Misaligned { name: name.to_string(), address });
+        }
+        Ok(Tensor { name, dtype, rows, cols, storage, range, row_bytes })
+    }
+
+    /// All bytes, row after row.
+    pub fn bytes(&self) -> &[u8] {
+        &(*self.storage).as_ref()[self.range.clone()]
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// The bytes of row `i`.
+    pub fn row(&self, i: usize) -> &[u8] {
+        &self.bytes()[i * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The elements of an F32 tensor.
+    ///
+    /// # Errors
+    /// [`Error::NotF32`] for another type.
+    pub fn as_f32(&self) -> Result<&[f32], Error> {
+        if self.dtype != DType::F32 {
+            return Err(Error::NotF32 { name: self.name.to_string(), dtype: self.dtype });
+        }
+        let (head, elements, tail) = aligned_f32(self.bytes());
+        if !head.is_empty() || !tail.is_empty() {
+            return Err(Error::Misaligned { name: self.name.to_string(), address: self.bytes().as_ptr() as usize });
+        }
+        Ok(elements)
+    }
+
+    /// The elements as F32, decoded where the type is another. For vectors (norms, biases), not for matrices.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
+        match self.as_f32() {
+            Ok(elements) => Cow::Borrowed(elements),
+            Err(_) => {
+                let mut out = vec![0.0; self.rows * self.cols];
+                quant::dequantize(self.dtype, self.bytes(), &mut out);
+                Cow::Owned(out)
+            }
+        }
+    }
+}
+
+/// Views bytes as F32; what is not aligned is left over in the first and last part.
+fn aligned_f32(bytes: &[u8]) -> (&[u8], &[f32], &[u8]) {
+    super::cpu::bytes_as_f32(bytes)
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}x{} {}", self.name, self.rows, self.cols, self.dtype)
+    }
+}

@@ -1,0 +1,191 @@
+//! Block formats against ggml: decoding bit for bit, encoding byte for byte where the rule is fixed and within bounds
+//! where the encoder searches. Golden files by `scripts/goldens/quant.py`.
+
+use omni_inferd::quant::{DType, dequantize, kquants, legacy, quantize};
+use proptest::prelude::*;
+use std::path::Path;
+
+const FORMATS: [DType; 14] = [
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::Q8_K,
+];
+
+/// A golden file's blocks count and the two parts after it, the first of `first` bytes per block.
+fn golden(name: &str, first: usize) -> (Vec<u8>, Vec<u8>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/quant/{name}.bin"));
+    let bytes = std::fs::read(path).unwrap();
+    let (count, rest) = bytes.split_first_chunk().unwrap();
+    let (a, b) = rest.split_at(u32::from_le_bytes(*count) as usize * first);
+    (a.to_vec(), b.to_vec())
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+}
+
+#[test]
+fn decoding_is_bit_exact() {
+    for dtype in FORMATS.into_iter().skip(1) {
+        let (blocks, expected) = golden(&format!("decode-{dtype}"), dtype.block_bytes());
+        let expected = floats(&expected);
+        let mut decoded = vec![0.0; expected.len()];
+        dequantize(dtype, &blocks, &mut decoded);
+        for (i, (got, want)) in decoded.iter().zip(&expected).enumerate() {
+            assert_eq!(got.to_bits(), want.to_bits(), "{dtype}, element {i}: {got:e} instead of {want:e}");
+        }
+    }
+}
+
+#[test]
+fn rule_based_encoding_is_byte_exact() {
+    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::BF16, DType::F16] {
+        let (values, expected) = golden(&format!("encode-{dtype}"), dtype.block_len() * 4);
+        let mut encoded = vec![0; expected.len()];
+        quantize(dtype, &floats(&values), &mut encoded);
+        for (i, (got, want)) in encoded.iter().zip(&expected).enumerate() {
+            assert_eq!(got, want, "{dtype}, block {}, byte {}", i / dtype.block_bytes(), i % dtype.block_bytes());
+        }
+    }
+}
+
+/// Normally distributed numbers from a small generator (sum of uniform ones).
+fn normal(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| (0..12).map(|_| uniform()).sum()).collect()
+}
+
+fn round_trip(dtype: DType, x: &[f32]) -> Vec<f32> {
+    let mut blocks = vec![0; dtype.row_bytes(x.len()).unwrap()];
+    quantize(dtype, x, &mut blocks);
+    let mut y = vec![0.0; x.len()];
+    dequantize(dtype, &blocks, &mut y);
+    y
+}
+
+/// Root mean square error relative to the values' own.
+fn relative_error(x: &[f32], y: &[f32]) -> f32 {
+    let error: f32 = x.iter().zip(y).map(|(a, b)| (a - b).powi(2)).sum();
+    (error / x.iter().map(|v| v * v).sum::<f32>()).sqrt()
+}
+
+#[test]
+fn round_trips_lose_as_little_as_the_bits_allow() {
+    let x = normal(256 * 64, 7);
+    for (dtype, bound) in [
+        (DType::F32, 0.0),
+        (DType::F16, 3e-4),
+        (DType::BF16, 2.5e-3),
+        (DType::Q8_0, 6e-3),
+        (DType::Q8_K, 9e-3),
+        (DType::Q6_K, 0.02),
+        (DType::Q5_K, 0.04),
+        (DType::Q5_1, 0.05),
+        (DType::Q5_0, 0.05),
+        (DType::Q4_K, 0.08),
+        (DType::Q4_1, 0.09),
+        (DType::Q4_0, 0.1),
+        (DType::Q3_K, 0.16),
+        (DType::Q2_K, 0.32),
+    ] {
+        let error = relative_error(&x, &round_trip(dtype, &x));
+        println!("{dtype}: relative error {error:.5}");
+        assert!(error <= bound, "{dtype}: {error} > {bound}");
+    }
+}
+
+#[test]
+fn awkward_blocks_encode_sanely() {
+    let constant = vec![0.25; 256];
+    let zeros = vec![0.0; 256];
+    let tiny: Vec<f32> = normal(256, 3).iter().map(|v| v * 1e-42).collect();
+    let mut outlier = normal(256, 4);
+    outlier[100] = 1e4;
+    for dtype in FORMATS {
+        assert!(round_trip(dtype, &zeros).iter().all(|&v| v == 0.0), "{dtype}");
+        let error = relative_error(&constant, &round_trip(dtype, &constant));
+        assert!(error < 0.07, "{dtype} constant: {error}");
+        assert!(round_trip(dtype, &tiny).iter().all(|v| v.abs() < 1e-6), "{dtype}");
+        let error = relative_error(&outlier, &round_trip(dtype, &outlier));
+        assert!(error < 0.02, "{dtype} outlier: {error}");
+        // No promise about the result, but no panic.
+        round_trip(dtype, &vec![f32::NAN; 256]);
+        round_trip(dtype, &vec![f32::INFINITY; 256]);
+        round_trip(dtype, &[vec![f32::MAX; 128], vec![f32::MIN; 128]].concat());
+    }
+}
+
+#[test]
+fn types_know_their_numbers() {
+    for dtype in DType::ALL {
+        assert_eq!(DType::try_from(dtype.id()), Ok(dtype));
+        assert_eq!(dtype.row_bytes(dtype.block_len() * 3), Some(dtype.block_bytes() * 3));
+        assert_eq!(dtype.row_bytes(dtype.block_len() + 1).is_some(), dtype.block_len() == 1);
+        assert_eq!(dtype.row_bytes(0), Some(0));
+        assert_eq!(FORMATS.contains(&dtype), dtype.is_supported());
+        assert!(DType::removed(dtype.id()).is_none());
+    }
+    assert_eq!(DType::I64.row_bytes(usize::MAX), None);
+    let unknown: Vec<u32> = (0..43).filter(|&id| DType::try_from(id).is_err()).collect();
+    assert_eq!(unknown, [4, 5, 31, 32, 33, 36, 37, 38]);
+    assert!(unknown.iter().all(|&id| DType::removed(id).is_some()));
+    assert_eq!(DType::try_from(43), Err(43));
+}
+
+#[test]
+fn q8_blocks_carry_their_sums() {
+    let x = normal(256, 11);
+    let x: &[f32; 256] = x.as_slice().try_into().unwrap();
+    let mut block = [0; kquants::q8_k::BYTES];
+    kquants::q8_k::encode(x, &mut block);
+    for (g, quants) in kquants::q8_k::qs(&block).as_chunks::<16>().0.iter().enumerate() {
+        assert_eq!(i32::from(kquants::q8_k::bsum(&block, g)), quants.iter().map(|&q| i32::from(q as i8)).sum::<i32>());
+    }
+    let (mut block, mut y) = ([0; 36], [0.0; 32]);
+    legacy::q8_1_encode(x.first_chunk().unwrap(), &mut block);
+    legacy::q8_1_decode(&block, &mut y);
+    let sum: i32 = block[4..].iter().map(|&q| i32::from(q as i8)).sum();
+    let expected = sum as f32 * legacy::scale(&block);
+    assert!((legacy::offset(&block) - expected).abs() <= expected.abs() * 2e-3);
+    assert!(relative_error(&x[..32], &y) < 1e-2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scale_unpacking_agrees(scales: [u8; 12]) {
+        let (s, m) = kquants::q4_k::unpack_scales(&scales);
+        for g in 0..8 {
+            prop_assert_eq!(kquants::q4_k::scale_min(&scales, g), (s[g], m[g]));
+        }
+    }
+
+    /// Where F16 scales have their full precision, no element is off by more than a step of its block.
+    #[test]
+    fn errors_stay_within_a_step(seed: u64, exponent in -2i32..4) {
+        let scale = 10f32.powi(exponent);
+        let x: Vec<f32> = normal(256, seed).iter().map(|v| v * scale).collect();
+        let top = x.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
+        for (dtype, steps) in [(DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_1, 15.0), (DType::Q4_K, 6.0), (DType::Q6_K, 24.0)] {
+            for (a, b) in x.iter().zip(round_trip(dtype, &x)) {
+                prop_assert!((a - b).abs() <= top / steps + 1e-7, "{}: {} became {}, largest {}", dtype, a, b, top);
+            }
+        }
+    }
+}
