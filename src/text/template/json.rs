@@ -1,6 +1,6 @@
 //! `tojson` as Python's `json.dumps` writes it, by transformers' defaults (`ensure_ascii=False`).
 
-use super::MAX_OUTPUT;
+use super::MAX_VALUE;
 use super::python;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -46,13 +46,22 @@ pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> R
     Ok(Value::from(out))
 }
 
+/// The value on one line with transformers' defaults.
+pub(super) fn dumps(value: &Value) -> Result<String, Error> {
+    let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
+    let style = Style { ensure_ascii: false, sort_keys: false, indent: None, item_separator, key_separator };
+    let mut out = String::new();
+    style.write(&mut out, value, 0)?;
+    Ok(out)
+}
+
 fn refuse(what: impl Into<String>) -> Error {
     Error::new(ErrorKind::BadSerialization, what.into())
 }
 
 impl Style {
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH || out.len() > MAX_OUTPUT {
+        if depth > MAX_DEPTH || out.len() > MAX_VALUE {
             return Err(refuse("the value is too deep or too large for JSON"));
         }
         match value.kind() {

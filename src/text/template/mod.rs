@@ -13,7 +13,7 @@ mod python;
 mod rewrite;
 
 use super::{Error, metadata};
-use crate::gguf::{Array, Metadata, Value as MetadataValue};
+use crate::gguf::Metadata;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde_json::Map;
 use std::fmt;
@@ -23,6 +23,8 @@ use std::sync::Arc;
 const MAX_STEPS: u64 = 20_000_000;
 /// Bytes of a rendered prompt: more than any context holds.
 const MAX_OUTPUT: usize = 64 << 20;
+/// Bytes of one value printed or turned into JSON.
+const MAX_VALUE: usize = 16 << 20;
 const NAME: &str = "chat";
 
 /// What a chat template is rendered with.
@@ -146,12 +148,14 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
 
 /// The literal of the token a key names, for templates that print `bos_token`.
 fn literal_of(file: &Metadata, key: &'static str) -> Option<String> {
-    let tokens = file.entries.iter().find(|(name, _)| name == "tokenizer.ggml.tokens")?;
-    let MetadataValue::Array(Array::String(tokens)) = &tokens.1 else {
-        return None;
-    };
+    let tokens = metadata::strings(file, "tokenizer.ggml.tokens").ok()??;
     let id = metadata::token_id(file, key, tokens.len())?;
     Some(String::from_utf8_lossy(&tokens[id as usize]).into_owned())
+}
+
+/// A JSON value as Python's `json.dumps(ensure_ascii=False)` writes it.
+pub(super) fn dumps(value: &serde_json::Value) -> String {
+    json::dumps(&convert::to_engine(value)).unwrap_or_else(|_| value.to_string())
 }
 
 /// What the template itself said by `raise_exception`.
