@@ -1,0 +1,1 @@
+//! `omnictl inspect` against files and a server.
