@@ -103,6 +103,8 @@ struct Streamed {
     usage: Option<Usage>,
     timings: Option<Timings>,
     cancelled: bool,
+    /// The terminal's line is not at its beginning.
+    in_line: bool,
 }
 
 /// Talks with a model, or answers one prompt.
@@ -199,7 +201,7 @@ impl Talk<'_> {
             _ = tokio::signal::ctrl_c() => None,
         };
         streamed.cancelled = finished.is_none();
-        if !streamed.text.ends_with('\n') {
+        if streamed.in_line {
             self.out.line("")?;
         }
         finished.unwrap_or(Ok(()))?;
@@ -212,7 +214,7 @@ impl Talk<'_> {
         while let Some(chunk) = events.next_json::<ChatChunk>().await? {
             for delta in chunk.choices.into_iter().map(|choice| choice.delta) {
                 if let Some(thought) = delta.reasoning_content.filter(|text| !text.is_empty()) {
-                    thinking = true;
+                    (thinking, streamed.in_line) = (true, true);
                     self.out.write(&self.out.dim(&thought))?;
                 }
                 if let Some(text) = delta.content.filter(|text| !text.is_empty()) {
@@ -220,6 +222,7 @@ impl Talk<'_> {
                         self.out.write("\n\n")?;
                     }
                     self.out.write(&text)?;
+                    streamed.in_line = !text.ends_with('\n');
                     streamed.text += &text;
                 }
             }

@@ -3,8 +3,9 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{chat, demo, documents, load, models, watch};
+use super::{chat, demo, documents, inspect, load, models, textcmds, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,6 +60,16 @@ pub enum Command {
     Reload,
     /// Start a daemon with the bundled model, stream a story, stop it
     Demo(demo::Demo),
+    /// Show what a GGUF file or address holds and whether it runs here, reading its header only
+    Inspect(inspect::InspectArgs),
+    /// Turn standard input into token ids, with a GGUF file's vocabulary
+    Tokenize(textcmds::Tokenize),
+    /// Turn token ids into text, with a GGUF file's vocabulary
+    Detokenize(textcmds::Detokenize),
+    /// Render a chat request on standard input with a chat template
+    Render(textcmds::Render),
+    /// Take a model's raw answer on standard input apart: content, reasoning, tool calls
+    ParseChat(textcmds::ParseChat),
     /// Print a completion script for a shell
     Completions(documents::Completions),
     /// Write the man pages
@@ -116,6 +127,11 @@ async fn run(cli: Cli, others: Vec<clap::Command>, out: Output) -> Result<(), Er
         Command::Events => watch::events(&client, out).await,
         Command::Reload => watch::reload(&client, out).await,
         Command::Demo(args) => demo::demo(args, out).await,
+        Command::Inspect(args) => Ok(inspect::run(&args)?),
+        Command::Tokenize(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
+        Command::Detokenize(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
+        Command::Render(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
+        Command::ParseChat(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
         Command::Completions(args) => documents::completions(args, &programs(), out),
         Command::Man(args) => documents::man(&args, &programs(), out),
     }

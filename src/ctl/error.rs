@@ -1,5 +1,6 @@
 //! What went wrong in a command, as its user reads it: what, why, what to do; and the exit status that goes with it.
 
+use super::{inspect, textcmds};
 use crate::api::error::ErrorBody;
 use http::StatusCode;
 use std::io;
@@ -83,6 +84,36 @@ impl Error {
     /// The reader of the output left, which is no failure.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// A reader that left, or a file that is not there, is told apart from other failures of the commands on files.
+fn of_file(error: &dyn std::error::Error, closed: Option<&io::Error>, read: Option<&io::Error>) -> Error {
+    match (closed, read.map(io::Error::kind)) {
+        (Some(closed), _) if closed.kind() == io::ErrorKind::BrokenPipe => io::Error::from(closed.kind()).into(),
+        (_, Some(io::ErrorKind::NotFound)) => Error::NotFound(error.to_string()),
+        _ => Error::Failed(error.to_string()),
+    }
+}
+
+impl From<inspect::Error> for Error {
+    fn from(error: inspect::Error) -> Self {
+        match &error {
+            inspect::Error::Read { source, .. } => of_file(&error, None, Some(source)),
+            inspect::Error::Status { status: 404 | 410, .. } => Error::NotFound(error.to_string()),
+            inspect::Error::Print(source) => of_file(&error, Some(source), None),
+            _ => of_file(&error, None, None),
+        }
+    }
+}
+
+impl From<textcmds::Error> for Error {
+    fn from(error: textcmds::Error) -> Self {
+        match &error {
+            textcmds::Error::Read { source, .. } => of_file(&error, None, Some(source)),
+            textcmds::Error::Stream(source) => of_file(&error, Some(source), None),
+            _ => of_file(&error, None, None),
+        }
     }
 }
 

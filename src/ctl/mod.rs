@@ -7,11 +7,13 @@ pub mod client; // HTTP over the Unix socket
 pub mod demo; // the whole path in one command
 pub mod documents; // man pages, shell completions
 pub mod error; // what went wrong, and the exit status for it
+pub mod inspect; // what a GGUF file holds, without a daemon
 pub mod load; // load, unload
 pub mod models; // status, ps, health
 pub mod output; // tables, colours, sizes and times for people
 pub mod progress; // the bar while a model loads
 pub mod sse; // server-sent events from bytes
+pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon
 pub mod watch; // logs, events, reload
 
 pub use cli::main;

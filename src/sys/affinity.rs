@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn bad_lists_name_the_part() {
-        for (list, part) in [("0-", "0-"), ("a", "a"), ("3-1", "3-1"), ("1,x-2", "x-2"), ("-1", "-1"), ("1--2", "1--2")] {
+        for (list, part) in [("0-", "0-"), ("a", "a"), ("3-1", "3-1"), ("1,x-2", "x-2"), ("-1", "-1"), ("1--2", "1--2")]
+        {
             assert_eq!(parse_list(list), Err(Error::Syntax { list: list.into(), part: part.into() }), "{list}");
         }
         assert_eq!(parse_list(" , "), Err(Error::Empty));
