@@ -98,22 +98,16 @@ impl Scratch {
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
-    pub(crate) fn quantise<'a>(
-        &'a mut self,
-        x: &'a [f32],
+    pub(crate) fn quantise(
+        &mut self,
+        x: &[f32],
         cols: usize,
         format: Format,
         row: QuantiseRow,
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
-    ) -> Acts<'a> {
-        let (buffer, block) = match format {
-            Format::Float => return Acts::float(x, cols),
-            Format::Q8x32 => (&mut self.x32, 32),
-            Format::Q8x256 => (&mut self.x256, 256),
-        };
-        let tokens = x.len() / cols;
-        let stride = cols.next_multiple_of(PAD);
-        let blocks = stride.div_ceil(block);
+    ) {
+        let Some((buffer, block)) = self.buffer(format) else { return };
+        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
         grow(&mut buffer.q, tokens * stride);
         grow(&mut buffer.d, tokens * blocks);
         grow(&mut buffer.sums, tokens * stride / 16);
@@ -134,7 +128,40 @@ impl Scratch {
                 }
             }
         });
+    }
+
+    /// What [`Scratch::quantise`] made of `x`.
+    pub(crate) fn acts<'a>(&'a self, x: &'a [f32], cols: usize, format: Format) -> Acts<'a> {
+        let (buffer, block) = match format {
+            Format::Float => return Acts::float(x, cols),
+            Format::Q8x32 => (&self.x32, 32),
+            Format::Q8x256 => (&self.x256, 256),
+        };
+        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
         Acts { tokens, cols, stride, blocks, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
+    }
+
+    /// The buffer of a quantised format and its block length.
+    fn buffer(&mut self, format: Format) -> Option<(&mut Buffer, usize)> {
+        match format {
+            Format::Float => None,
+            Format::Q8x32 => Some((&mut self.x32, 32)),
+            Format::Q8x256 => Some((&mut self.x256, 256)),
+        }
+    }
+}
+
+/// Sizes of quantised activations.
+struct Shape {
+    tokens: usize,
+    stride: usize,
+    blocks: usize,
+}
+
+impl Shape {
+    fn new(x: &[f32], cols: usize, block: usize) -> Shape {
+        let stride = cols.next_multiple_of(PAD);
+        Shape { tokens: x.len() / cols, stride, blocks: stride.div_ceil(block) }
     }
 }
 

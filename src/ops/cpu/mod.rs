@@ -1,9 +1,37 @@
 //! The fast operations on x86-64: instruction sets chosen at run time, own pinned thread pool.
 //!
-//! `exec` calls them through [`Cpu`]. Every result is independent of the number of threads, and a token's result of what
-//! else is in the batch.
+//! `exec` calls them through [`Cpu`]. A result depends neither on the number of threads nor, for one token, on what else
+//! is in the batch; and products with quantised weights have the same bits in every tier (see `scalar`).
 
-use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, reference};
+mod acts;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod isa;
+mod matmul;
+mod pool;
+mod scalar;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+pub use acts::Scratch;
+
+use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
+use crate::quant::{DType, dequantize};
+use crate::sys::affinity;
+use crate::sys::topology::Topology;
+use acts::Parts;
+use pool::Pool;
+use std::ops::Range;
+use table::Table;
+
+/// Fewer elements than this are not worth waking threads for.
+const PARALLEL_ELEMENTS: usize = 16 * 1024;
 
 /// How the CPU backend is set up.
 #[derive(Clone, Debug, Default)]
@@ -12,90 +40,197 @@ pub struct Options {
     pub threads: Option<usize>,
     /// CPUs to run on, as in `0-3,8`; by default those the process may use.
     pub cpus: Option<String>,
-    /// Instruction sets not to use although the host has them: `avx2`, `avx512`, `avx512vnni`.
+    /// Instruction sets not to use although the host has them: `avx2`, `avx512`, `avx512vnni`. Disabling one disables
+    /// those built on it.
     pub disable_isa: Vec<String>,
-    /// Binds each thread to one CPU.
+    /// Binds each thread to one CPU, the thread that calls [`Cpu::new`] included: it should be the one that computes.
     pub pin: bool,
 }
 
-/// Buffers that outlive a step: quantised activations. Grows to the largest batch seen, then allocates no more.
-#[derive(Default)]
-pub struct Scratch {}
-
-impl Scratch {
-    /// Empty buffers.
-    pub fn new() -> Scratch {
-        Scratch::default()
-    }
-}
-
-/// The CPU backend: a thread pool and the kernels chosen for this host.
+/// The CPU backend: a thread pool and the kernels chosen for this host. One operation runs at a time.
 pub struct Cpu {
-    threads: usize,
+    pool: Pool,
+    table: Table,
+    attention: attention::Buffers,
 }
 
 impl Cpu {
     /// Starts the threads and chooses the kernels.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an unknown instruction set or a bad CPU list, [`Error::Thread`] when a thread cannot start.
+    /// [`Error::Setting`] for an unknown instruction set, a bad CPU list or no thread, [`Error::Thread`] when a thread
+    /// cannot start.
     pub fn new(options: &Options) -> Result<Cpu, Error> {
-        Ok(Cpu { threads: options.threads.unwrap_or(1) })
+        let isa = isa::Isa::detect(&options.disable_isa)?;
+        let mut topology = Topology::detect();
+        if let Some(list) = &options.cpus {
+            let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
+            let allowed: Vec<usize> = topology.cpus.iter().map(|c| c.id).collect();
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                let allowed = affinity::format_list(&allowed);
+                return Err(Error::Setting(format!("CPU {cpu} of `{list}` is not available; allowed are {allowed}")));
+            }
+            topology = topology.restricted(&cpus);
+        }
+        let threads = options.threads.unwrap_or_else(|| topology.compute_threads());
+        if threads == 0 || threads > 4096 {
+            return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
+        }
+        let places = topology.placement();
+        let spin = threads <= places.len() && topology.quota.is_none_or(|q| threads as f64 <= q.ceil());
+        // More threads than CPUs are better moved around by the kernel.
+        let pinned = if options.pin && threads <= places.len() { places.as_slice() } else { &[] };
+        let pool = Pool::new(threads, pinned, spin)?;
+        Ok(Cpu { pool, table: Table::new(isa), attention: attention::Buffers::default() })
     }
 
     /// Compute threads, the caller included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 
     /// Kernels in use: `scalar`, `avx2`, `avx512` or `avx512vnni`.
     pub fn isa(&self) -> &'static str {
-        "scalar"
+        self.table.isa.name()
     }
 
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
     pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
-        reference::embed(table, ids, out);
+        let cols = table.cols;
+        assert_eq!(out.len(), ids.len() * cols, "out is not [tokens, {cols}]");
+        let out = Parts::new(out);
+        self.each(ids.len(), cols, &|range| {
+            for t in range {
+                // SAFETY: each token's row belongs to one range.
+                let row = unsafe { out.part(t * cols, cols) };
+                dequantize(table.dtype, table.row(ids[t] as usize), row);
+            }
+        });
     }
 
-    /// RMS norm of each row of `weight.cols` elements.
+    /// `out = x / √(mean(x²) + eps) · weight` for each row of `weight.cols` elements.
     pub fn rms_norm(&self, x: &[f32], weight: &Tensor, eps: f32, out: &mut [f32]) {
-        reference::rms_norm(x, weight, eps, out);
+        let cols = weight.cols;
+        assert_eq!(x.len(), out.len(), "x and out differ in length");
+        assert!(x.len().is_multiple_of(cols), "{} elements are not rows of {cols}", x.len());
+        let (gain, out) = (weight.to_f32(), Parts::new(out));
+        self.each(x.len() / cols, cols, &|range| {
+            for t in range {
+                // SAFETY: each row belongs to one range; the function suits this host.
+                unsafe { (self.table.vector.rms_norm)(&x[t * cols..][..cols], &gain, eps, out.part(t * cols, cols)) };
+            }
+        });
     }
 
-    /// RMS norm in place of each head of `weight.cols` elements.
+    /// [`Cpu::rms_norm`] in place over heads of `weight.cols` elements (Qwen3's q and k norms).
     pub fn rms_norm_heads(&self, x: &mut [f32], weight: &Tensor, eps: f32) {
-        reference::rms_norm_heads(x, weight, eps);
+        let cols = weight.cols;
+        assert!(x.len().is_multiple_of(cols), "{} elements are not heads of {cols}", x.len());
+        let (gain, heads, x) = (weight.to_f32(), x.len() / cols, Parts::new(x));
+        self.each(heads, cols, &|range| {
+            for head in range {
+                // SAFETY: each head belongs to one range; the function suits this host.
+                unsafe { (self.table.vector.rms_norm_inplace)(x.part(head * cols, cols), &gain, eps) };
+            }
+        });
     }
 
-    /// All `jobs` over the same activations `x` `[tokens, cols]`.
-    pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], _scratch: &mut Scratch) {
-        reference::matmul(x, jobs);
+    /// All `jobs` over the same activations `x` `[tokens, cols]`: `out[t, r] = Σ_c weight[r, c] · x[t, c] + bias[r]`. For
+    /// quantised weights the activations are rounded to 8 bit, once per form needed; all jobs' rows are one parallel
+    /// region.
+    pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch) {
+        matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
     }
 
-    /// Turns the heads of `x` `[tokens, heads * head_dim]` by their tokens' angles.
+    /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
-        reference::rope(x, heads, head_dim, angles, table);
+        let (half, width) = (table.dims / 2, heads * head_dim);
+        let tokens = x.len() / width;
+        assert_eq!(x.len(), tokens * width, "x is not [tokens, {heads} * {head_dim}]");
+        assert!(table.dims <= head_dim, "{} rotated dimensions of {head_dim}", table.dims);
+        assert!(angles.sin.len() >= tokens * half && angles.cos.len() >= tokens * half, "angles of too few tokens");
+        let x = Parts::new(x);
+        self.each(tokens, width, &|range| {
+            for t in range {
+                let (sin, cos) = (&angles.sin[t * half..][..half], &angles.cos[t * half..][..half]);
+                // SAFETY: each token's row belongs to one range; the function suits this host.
+                let heads = unsafe { x.part(t * width, width) }.chunks_exact_mut(head_dim);
+                // SAFETY: as above.
+                heads.for_each(|head| unsafe { (self.table.vector.rope)(head, sin, cos, table.kind) });
+            }
+        });
     }
 
-    /// Writes the new tokens' keys and values to the cache.
+    /// Writes keys `[tokens, kv_heads * key_dim]` and values `[tokens, kv_heads * value_dim]` of the new tokens to their
+    /// slots, rounded to the cache's type.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
-        reference::kv_write(kv, k, v, seqs);
+        let shape = kv.shape;
+        let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
+        assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
+        assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+        for seq in seqs {
+            check_seq(seq, tokens, kv);
+            for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
+                let block = seq.blocks[position / super::KV_BLOCK] as usize;
+                for head in 0..shape.kv_heads {
+                    let slot = (block * shape.kv_heads + head) * super::KV_BLOCK + position % super::KV_BLOCK;
+                    let from = row * shape.kv_heads + head;
+                    self.store(shape.dtype, kv.keys, slot, &k[from * shape.key_dim..][..shape.key_dim]);
+                    self.store(shape.dtype, kv.values, slot, &v[from * shape.value_dim..][..shape.value_dim]);
+                }
+            }
+        }
     }
 
-    /// Causal attention over the cache.
+    /// Stores vector `x` to slot `slot` of a cache.
+    fn store(&self, dtype: DType, cache: &mut [u8], slot: usize, x: &[f32]) {
+        if dtype == DType::F16 {
+            // SAFETY: the function suits this host.
+            unsafe { (self.table.vector.narrow)(x, &mut cache[2 * slot * x.len()..][..2 * x.len()]) };
+        } else {
+            let bytes = cache[4 * slot * x.len()..][..4 * x.len()].chunks_exact_mut(4);
+            bytes.zip(x).for_each(|(bytes, x)| bytes.copy_from_slice(&x.to_le_bytes()));
+        }
+    }
+
+    /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
+    /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
-        reference::attention(args);
+        attention::attention(args, &self.table.vector, &self.pool, &self.attention);
     }
 
-    /// `gate = silu(gate) · up`.
+    /// `gate = gate · sigmoid(gate) · up`.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        reference::silu_mul(gate, up);
+        assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+        self.elementwise(gate, up, self.table.vector.silu_mul);
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
-        reference::add(x, y);
+        assert_eq!(x.len(), y.len(), "x and y differ in length");
+        self.elementwise(x, y, self.table.vector.add);
+    }
+
+    /// Runs `function` over runs of both slices.
+    fn elementwise(&self, x: &mut [f32], y: &[f32], function: unsafe fn(&mut [f32], &[f32])) {
+        const RUN: usize = 1024;
+        let (n, x) = (x.len(), Parts::new(x));
+        self.each(n.div_ceil(RUN), RUN, &|range| {
+            let (start, end) = (range.start * RUN, n.min(range.end * RUN));
+            // SAFETY: each run belongs to one range; the function suits this host.
+            unsafe { function(x.part(start, end - start), &y[start..end]) };
+        });
+    }
+
+    /// Runs `body` over `0..n` rows of `width` elements, in parallel where that pays.
+    fn each(&self, n: usize, width: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+        if n * width < PARALLEL_ELEMENTS {
+            if n > 0 {
+                body(0..n);
+            }
+        } else {
+            self.pool.run(n, (PARALLEL_ELEMENTS / 4 / width.max(1)).max(1), body);
+        }
     }
 }
 

@@ -94,11 +94,7 @@ unsafe fn gemv<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
                     sum = _mm512_dpwssd_epi32(sum, _mm512_dpbusd_epi32(zero, w.q[c], a[c]), scale);
                 }
                 offsets[i] = _mm256_madd_epi16(w.m, sums);
-                products[i] = if B::FOLDED {
-                    _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offsets[i]))
-                } else {
-                    sum
-                };
+                products[i] = if B::FOLDED { _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offsets[i])) } else { sum };
             }
             let scale = _mm256_set1_ps(acts.scale(t, b));
             let product = _mm256_cvtepi32_ps(sum_all(products));

@@ -121,7 +121,7 @@ unsafe fn step<B: Unpack>(
 
 /// The half-precision numbers at byte `at` of eight rows' first (low half) and second blocks.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,f16c")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,f16c")]
 unsafe fn halves<B: Unpack>(p: &[*const u8; R], at: usize) -> __m512 {
     // SAFETY: the caller's word: two blocks of readable bytes.
     let read = |i: usize, second: usize| unsafe { p[i].add(second * B::BYTES + at).cast::<i16>().read_unaligned() };

@@ -1,0 +1,215 @@
+//! Speed of the operations: GB/s of decoding and GOP/s of prefill per weight type and tier, against this machine's limits
+//! probed in the same minute with the same threads.
+//!
+//! ```text
+//! cargo bench --bench ops -- [--threads N] [--rounds N] [--tokens N] [--tier NAME] [--type NAME] [--attention]
+//! ```
+//! Each figure is the best of several interleaved rounds; compare ratios, not machines. Records: `benches/records/`.
+
+use omni_inferd::ops::cpu::{Cpu, Options, Scratch};
+use omni_inferd::ops::{Attention, KvLayer, KvShape, MatMul, SeqSlice, Tensor};
+use omni_inferd::quant::DType;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Qwen2.5-1.5B: feed-forward up, `[rows, cols]`, and down.
+const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
+/// Bytes of weights per type that a decoding round walks over: beyond any cache.
+const FOOTPRINT: usize = 256 << 20;
+const TYPES: [DType; 13] = [
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::F16,
+    DType::BF16,
+    DType::F32,
+];
+
+struct Settings {
+    threads: Option<usize>,
+    rounds: usize,
+    tokens: usize,
+    tier: Option<String>,
+    dtype: Option<String>,
+    attention: bool,
+}
+
+fn main() {
+    let settings = settings();
+    let tiers = tiers(&settings);
+    let threads = tiers.first().map_or(1, Cpu::threads);
+    let limit = bandwidth(threads, settings.rounds);
+    println!("threads {threads}, read bandwidth {limit:.1} GB/s");
+    if settings.attention {
+        tiers.iter().for_each(|cpu| attention(cpu, settings.rounds));
+        return;
+    }
+    println!("{:<28} {:>8} {:>8} {:>10}   ({} tokens)", "kernel", "GB/s", "of read", "GOP/s", settings.tokens);
+    for dtype in TYPES {
+        if settings.dtype.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(dtype.name())) {
+            products(&tiers, dtype, &settings, limit);
+        }
+    }
+}
+
+fn settings() -> Settings {
+    let args: Vec<String> = std::env::args().collect();
+    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let number = |name: &str| value(name).and_then(|v| v.parse::<usize>().ok());
+    Settings {
+        threads: number("--threads"),
+        rounds: number("--rounds").unwrap_or(7),
+        tokens: number("--tokens").unwrap_or(256),
+        tier: value("--tier"),
+        dtype: value("--type"),
+        attention: args.iter().any(|a| a == "--attention"),
+    }
+}
+
+/// A backend per tier of this host.
+fn tiers(settings: &Settings) -> Vec<Cpu> {
+    let all = ["avx2", "avx512", "avx512vnni"];
+    let mut found: Vec<Cpu> = Vec::new();
+    for disabled in (0..=all.len()).rev() {
+        let disable_isa = all.get(disabled).map(|name| (*name).to_owned()).into_iter().collect();
+        let options = Options { threads: settings.threads, disable_isa, ..Options::default() };
+        match Cpu::new(&options) {
+            Ok(cpu) if found.iter().all(|f| f.isa() != cpu.isa()) => found.push(cpu),
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    found.retain(|cpu| settings.tier.as_ref().map_or(cpu.isa() != "scalar", |tier| tier == cpu.isa()));
+    found
+}
+
+/// Best read bandwidth of `threads` threads, GB/s.
+fn bandwidth(threads: usize, rounds: usize) -> f64 {
+    let data: Vec<u64> = vec![1; FOOTPRINT / 8];
+    let part = data.len() / threads;
+    let read = || {
+        std::thread::scope(|scope| {
+            for slice in data.chunks(part) {
+                scope.spawn(move || {
+                    let mut sums = [0u64; 32];
+                    for chunk in slice.chunks_exact(32) {
+                        for (sum, x) in sums.iter_mut().zip(chunk) {
+                            *sum ^= *x;
+                        }
+                    }
+                    black_box(sums);
+                });
+            }
+        });
+    };
+    FOOTPRINT as f64 / best(rounds, read).as_nanos() as f64
+}
+
+fn best(rounds: usize, mut f: impl FnMut()) -> Duration {
+    (0..rounds)
+        .map(|_| {
+            let began = Instant::now();
+            f();
+            began.elapsed()
+        })
+        .min()
+        .unwrap_or_default()
+}
+
+/// Random blocks; factors small so that sums stay finite.
+fn weights(dtype: DType, rows: usize, cols: usize) -> Tensor {
+    let n = dtype.row_bytes(cols).map_or(0, |row| row * rows);
+    let mut state = 1u64;
+    let mut bytes: Vec<u8> = (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8 & 0x3b
+        })
+        .collect();
+    let offset = bytes.as_ptr().align_offset(4);
+    bytes.splice(0..0, std::iter::repeat_n(0, offset));
+    match Tensor::new("bench", dtype, rows, cols, Arc::new(bytes), offset..offset + n) {
+        Ok(tensor) => tensor,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Decoding over many matrices, then one matrix times many tokens.
+fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
+    let mut decode = vec![Duration::MAX; tiers.len()];
+    let mut prefill = vec![0.0f64; tiers.len()];
+    let mut bytes = 0;
+    let sets: Vec<Vec<Tensor>> = SHAPES
+        .iter()
+        .map(|&(rows, cols)| {
+            let one = weights(dtype, rows, cols);
+            let copies = (FOOTPRINT / 2 / one.bytes().len()).max(1);
+            bytes += copies * one.bytes().len();
+            (0..copies).map(|i| if i == 0 { one.clone() } else { weights(dtype, rows, cols) }).collect()
+        })
+        .collect();
+    let mut scratch = Scratch::new();
+    for _ in 0..settings.rounds {
+        for (i, cpu) in tiers.iter().enumerate() {
+            let began = Instant::now();
+            for weight in sets.iter().flatten() {
+                let (x, mut out) = (vec![0.5; weight.cols], vec![0.0; weight.rows]);
+                cpu.matmul(&x, &mut [MatMul { weight, bias: None, out: &mut out }], &mut scratch);
+                black_box(out);
+            }
+            decode[i] = decode[i].min(began.elapsed());
+        }
+    }
+    for weight in sets.iter().filter_map(|set| set.first()) {
+        let x: Vec<f32> = (0..weight.cols * settings.tokens).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut out = vec![0.0; weight.rows * settings.tokens];
+        for _ in 0..settings.rounds.min(3) {
+            for (i, cpu) in tiers.iter().enumerate() {
+                let mut jobs = [MatMul { weight, bias: None, out: &mut out }];
+                let operations = jobs[0].operations(settings.tokens);
+                let took = best(1, || cpu.matmul(&x, &mut jobs, &mut scratch));
+                prefill[i] = prefill[i].max(operations as f64 / took.as_nanos() as f64);
+            }
+        }
+    }
+    for (i, cpu) in tiers.iter().enumerate() {
+        let rate = bytes as f64 / decode[i].as_nanos() as f64;
+        let name = format!("gemv/gemm_{}_{}", dtype.name().to_lowercase(), cpu.isa());
+        println!("{name:<28} {rate:>8.1} {:>7.0}% {:>10.0}", 100.0 * rate / limit, prefill[i]);
+    }
+}
+
+/// Qwen2.5-1.5B's attention: one token at a long context, and a prompt.
+fn attention(cpu: &Cpu, rounds: usize) {
+    let shape = KvShape { kv_heads: 2, key_dim: 128, value_dim: 128, dtype: DType::F16 };
+    for (context, rows) in [(4096, 1), (32_768, 1), (512, 512), (4096, 512)] {
+        let blocks: Vec<u32> = (0..(context / 32) as u32).collect();
+        let mut keys = vec![0u8; blocks.len() * shape.key_block_bytes()];
+        let mut values = vec![0u8; blocks.len() * shape.value_block_bytes()];
+        let kv = KvLayer { shape, keys: &mut keys, values: &mut values };
+        let q = vec![0.25; rows * 12 * 128];
+        let mut out = vec![0.0; q.len()];
+        let seqs = [SeqSlice { first_row: 0, rows, start: context - rows, blocks: &blocks }];
+        let mut bytes = 0;
+        let took = best(rounds * 3, || {
+            let args = Attention { q: &q, heads: 12, kv: &kv, seqs: &seqs, scale: 0.1, window: None, out: &mut out };
+            bytes = args.bytes_moved();
+            cpu.attention(args);
+        });
+        let seen = (rows * (context - rows) + rows * (rows + 1) / 2) as f64;
+        let rate = 4.0 * seen * 12.0 * 128.0 / took.as_nanos() as f64;
+        let moved = bytes as f64 / took.as_nanos() as f64;
+        println!(
+            "attention_{:<12} {rows:>4} tokens at {context:>6}: {took:>10.1?} {moved:>6.1} GB/s {rate:>6.0} GFLOP/s",
+            cpu.isa()
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Every kernel of every tier this host runs against the reference, and the promises of the module's head.
+
+mod attention;
+mod matmul;
+mod pool;
+mod vector;
+
+use super::isa::{ALL, Isa};
+use super::{Cpu, Options};
+use crate::ops::Tensor;
+use crate::quant::{DType, quantize};
+use std::sync::Arc;
+
+/// A small generator (xorshift*), so that failures can be repeated.
+pub(super) struct Rng(u64);
+
+impl Rng {
+    pub(super) fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Uniform in -1 .. 1.
+    pub(super) fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(super) fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.unit()).collect()
+    }
+
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+/// F32 storage, aligned.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: floats are plain bytes.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 4) }
+    }
+}
+
+/// A tensor of `values` in `dtype`.
+pub(super) fn tensor(dtype: DType, rows: usize, cols: usize, values: &[f32]) -> Tensor {
+    if dtype == DType::F32 {
+        let bytes = values.len() * 4;
+        return Tensor::new("test", dtype, rows, cols, Arc::new(Floats(values.to_vec())), 0..bytes).unwrap();
+    }
+    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap() * rows];
+    quantize(dtype, values, &mut bytes);
+    raw_tensor(dtype, rows, cols, bytes)
+}
+
+/// A tensor over raw blocks, which start at an odd address: kernels may assume no alignment.
+pub(super) fn raw_tensor(dtype: DType, rows: usize, cols: usize, mut bytes: Vec<u8>) -> Tensor {
+    let n = bytes.len();
+    bytes.insert(0, 0);
+    Tensor::new("test", dtype, rows, cols, Arc::new(bytes), 1..n + 1).unwrap()
+}
+
+/// A backend with `threads` whose tier is exactly `isa`.
+pub(super) fn cpu(isa: Isa, threads: usize) -> Cpu {
+    let next = ALL.iter().find(|other| **other > isa);
+    let disable_isa = next.map(|isa| isa.name().to_owned()).into_iter().collect();
+    let cpu = Cpu::new(&Options { threads: Some(threads), disable_isa, ..Options::default() }).unwrap();
+    assert_eq!(cpu.isa(), isa.name());
+    cpu
+}
+
+/// The tiers this host runs.
+pub(super) fn tiers() -> impl Iterator<Item = Isa> {
+    ALL.into_iter().filter(|isa| isa.on_host())
+}
+
+#[test]
+fn settings_are_checked() {
+    let refused = |options: Options| Cpu::new(&options).err().map(|e| e.to_string()).unwrap_or_default();
+    let isa = Options { disable_isa: vec!["sse9".into()], ..Options::default() };
+    assert!(refused(isa).contains("sse9"));
+    assert!(refused(Options { threads: Some(0), ..Options::default() }).contains("0 compute threads"));
+    assert!(refused(Options { cpus: Some("0-".into()), ..Options::default() }).contains("0-"));
+    assert!(refused(Options { cpus: Some("1023".into()), ..Options::default() }).contains("1023"));
+    let all = ALL[1..].iter().map(|isa| isa.name().to_owned()).collect();
+    assert_eq!(Cpu::new(&Options { disable_isa: all, ..Options::default() }).unwrap().isa(), "scalar");
+}
+
+#[test]
+fn a_pinned_backend_computes() {
+    std::thread::spawn(|| {
+        let cpu = Cpu::new(&Options { pin: true, ..Options::default() }).unwrap();
+        let mut x = vec![1.0; 100_000];
+        cpu.add(&mut x, &vec![2.0; 100_000]);
+        assert!(x.iter().all(|&x| x == 3.0));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn tensors_are_checked() {
+    let storage = || Arc::new(vec![0u8; 100]);
+    let refused = |dtype, rows, cols, range| {
+        Tensor::new("w", dtype, rows, cols, storage(), range).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(refused(DType::Q8_0, 1, 33, 0..34).contains("blocks of 32"));
+    assert!(refused(DType::Q8_0, 2, 32, 0..34).contains("needs 68 bytes"));
+    assert!(refused(DType::Q8_0, 2, 32, 60..128).contains("of 100"));
+    assert!(refused(DType::Q8_0, usize::MAX, usize::MAX / 32 * 32, 0..1).contains("blocks"));
+    assert!(refused(DType::IQ1_S, 1, 256, 0..50).contains("IQ1_S"));
+    assert!(refused(DType::Q8_K, 1, 256, 0..292).contains("Q8_K"));
+    let vector = tensor(DType::F16, 1, 3, &[1.0, 2.0, 3.0]);
+    assert!(vector.as_f32().is_err());
+    assert_eq!(*vector.to_f32(), [1.0, 2.0, 3.0]);
+}
