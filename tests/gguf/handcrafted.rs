@@ -1,6 +1,6 @@
 //! The first group of the catalogue: files as a generator of broken headers makes them, each wrong in one field.
 
-use super::raw::{Raw, array, key, read, string};
+use super::raw::{Mutate, Raw, array, key, read, string};
 use omni_inferd::gguf::{Error, File};
 
 fn parse(raw: &Raw) -> Result<File, Error> {
@@ -37,7 +37,7 @@ fn tensors(alignment: usize) -> Raw {
 #[test]
 fn headers() {
     parse(&Raw::empty()).unwrap();
-    let cases: [(&str, fn(&mut Raw)); 8] = [
+    let cases: [(&str, Mutate); 8] = [
         ("not a GGUF", |r| r.magic = *b"FUGG"),
         ("version 0", |r| r.version = 0),
         ("version 1", |r| r.version = 1),
@@ -63,7 +63,7 @@ fn metadata() {
     assert_eq!(file.metadata.get_strings("array.8").unwrap().unwrap().len(), 3);
     assert_eq!(file.metadata.get_u32("key.2"), Ok(Some(0x0101)));
     assert!(file.metadata.get_f32("key.4").is_err() && file.metadata.get_f32("none").unwrap().is_none());
-    let cases: [fn(&mut Raw); 6] = [
+    let cases: [Mutate; 6] = [
         |r| r.keys[1].name_len = Some(u64::MAX),
         |r| r.keys[1].name.clear(),
         |r| r.keys[1].kind = 13,
@@ -90,7 +90,7 @@ fn directories() {
     zero.add("after", &[8], 0, 32);
     assert_eq!(parse(&zero).unwrap().tensors[5].size, 0);
 
-    let cases: [fn(&mut Raw); 12] = [
+    let cases: [Mutate; 12] = [
         |r| r.tensors[1].name = vec![b'x'; 64],
         |r| r.tensors[1].name_len = Some(u64::MAX),
         |r| r.tensors[1].dims = vec![1; 5],

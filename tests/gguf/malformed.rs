@@ -1,13 +1,10 @@
 //! One small good file and every way it can be broken: the second group of the catalogue of malformed files.
 
-use super::raw::{Raw, array, load, read, sample, string, strings};
+use super::raw::{Mutate, array, load, read, sample, string, strings};
 use omni_inferd::gguf::File;
 use omni_inferd::model::report::Report;
 use std::path::Path;
 use std::process::Command;
-
-/// A mutation of the sample.
-type Mutate = fn(&mut Raw);
 
 /// Applies a mutation to the sample.
 fn broken(mutate: Mutate) -> Vec<u8> {

@@ -46,7 +46,10 @@ fn parts() -> impl Strategy<Value = (Keys, Tensors, u32, u32)> {
     (keys, tensors, 0u32..8, 2u32..=3)
 }
 
-fn build((keys, tensors, alignment, version): &(Keys, Tensors, u32, u32)) -> (Vec<u8>, Vec<(String, Vec<u64>, DType)>) {
+/// Name, shape and type of each tensor.
+type Directory = Vec<(String, Vec<u64>, DType)>;
+
+fn build((keys, tensors, alignment, version): &(Keys, Tensors, u32, u32)) -> (Vec<u8>, Directory) {
     let mut file = Builder::new().version(*version).key("general.alignment", Value::U32(1 << alignment));
     for (key, value) in keys {
         file = file.key(key, value.clone());

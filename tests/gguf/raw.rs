@@ -181,6 +181,9 @@ pub fn sample() -> Raw {
     raw
 }
 
+/// A change that breaks a file.
+pub type Mutate = fn(&mut Raw);
+
 /// What the reader alone says: header, then data bounds.
 pub fn read(bytes: &[u8]) -> Result<File, gguf::Error> {
     let file = File::parse(bytes, bytes.len() as u64)?;

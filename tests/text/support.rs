@@ -13,8 +13,6 @@ pub fn committed(folder: &str) -> PathBuf {
 /// The larger collection beside the checkout, if it is there; says so when it is not.
 pub fn shared(folder: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(folder);
-    let path =
-        if path.is_dir() { path } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(folder) };
     if path.is_dir() {
         return Some(path);
     }
