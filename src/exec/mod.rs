@@ -8,10 +8,12 @@
 mod buffers;
 mod forward;
 mod kv;
+mod solo;
 
 pub use crate::ops::cpu::Options as CpuOptions;
 pub use crate::ops::{KV_BLOCK, SeqSlice};
 pub use kv::KvType;
+pub use solo::{Solo, Wanted};
 
 use crate::model::{Hparams, Model};
 use crate::ops::{self, RopeTable, Tensor, cpu};

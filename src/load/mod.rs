@@ -8,6 +8,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use crate::gguf::Metadata;
 pub use crate::sys::memory::Mapping;
 pub use error::Error;
 pub use source::Source;

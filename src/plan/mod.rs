@@ -1,12 +1,13 @@
 //! Whether a model fits, before a byte of it is read: weights, KV cache at full context, step buffers and headroom
-//! against the memory there is. Yields a [`Placement`] or a refusal with the numbers. Pure; called by `engine` between
-//! binding a model and loading it. (One place today: the host's memory.)
+//! against the memory there is. Yields a [`Placement`] or a refusal with the numbers. [`place`] is pure; `engine` calls it
+//! between binding a model and loading it. (One place today: the host's memory.)
 
 mod refusal;
 
 pub use refusal::Refusal;
 
 use crate::model::Hparams;
+use crate::sys::memory::Memory;
 
 /// Context when nobody asks for one and the model was trained for more.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -138,6 +139,14 @@ fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, avai
     }
 }
 
+/// Bytes this process may still use, as the host and its control groups say.
+///
+/// # Errors
+/// When `/proc/meminfo` cannot be read.
+pub fn available_memory() -> std::io::Result<u64> {
+    Ok(Memory::now()?.available)
+}
+
 /// Bytes of keys and values of one token in all layers.
 pub fn kv_bytes_per_token(model: &Hparams, element_bytes: usize) -> u64 {
     (model.layers * model.kv_heads * (model.key_dim + model.value_dim) * element_bytes) as u64
@@ -152,7 +161,9 @@ pub fn scratch_bytes(model: &Hparams, rows: usize, logit_rows: usize) -> u64 {
     let per_row = 2 * model.d_model + attention + 2 * model.d_ff + model.rope.dims + widest;
     let per_logit_row = model.d_model + model.vocab;
     // The sampler's candidates take three words per token of the vocabulary.
-    4 * (rows * per_row + logit_rows * per_logit_row + 3 * model.vocab) as u64
+    let activations = (rows as u64).saturating_mul(per_row as u64);
+    let logits = (logit_rows as u64).saturating_mul(per_logit_row as u64);
+    activations.saturating_add(logits).saturating_add(3 * model.vocab as u64).min(u64::MAX >> 6) * 4
 }
 
 #[cfg(test)]

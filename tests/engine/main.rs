@@ -1,0 +1,10 @@
+//! What runs a model, on real files: logits and texts against llama.cpp and Hugging Face, perplexity, and the engine
+//! under many readers. How the expected values were made stands in `tests/goldens/README.md`.
+
+mod cancel;
+mod logits;
+mod perplexity;
+mod refusals;
+mod serving;
+mod support;
+mod texts;
