@@ -91,7 +91,7 @@ impl Served {
         ids
     }
 
-    /// A token's text; `None` when its bytes are no text by themselves.
+    /// A token's text, or its bytes when they are no text by themselves.
     pub fn piece(&self, id: u32) -> Result<&str, &[u8]> {
         let bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
         std::str::from_utf8(bytes).map_err(|_| bytes)

@@ -10,9 +10,7 @@ use super::logprobs::push_chat;
 use super::params::{self, Checked, MAX_LOGPROBS};
 use super::split::{Rules, Splitter};
 use super::unsupported;
-use super::wire::chat::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatLogprobs, ChatRequest, ChatResponse, ChunkChoice, Delta,
-};
+use super::wire::chat::{AssistantMessage, ChatChoice, ChatChunk, ChatRequest, ChatResponse, ChunkChoice, Delta};
 use super::wire::{FinishReason, Timings, Usage};
 use crate::engine::Request;
 use bytes::Bytes;

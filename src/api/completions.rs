@@ -200,6 +200,12 @@ impl Shape for TextShape {
     fn news(&mut self, index: usize, news: News) -> Vec<CompletionResponse> {
         let choice = match news {
             News::Prefill(..) => return Vec::new(),
+            // Control tokens have no text; they are news only to who asked for tokens.
+            News::Text(piece)
+                if piece.text.is_empty() && self.job.logprobs.is_none() && !self.job.checked.token_ids =>
+            {
+                return Vec::new();
+            }
             News::Prompt(each) => self.prompt_logprobs(index, &each),
             News::Text(piece) => self.piece(index, piece),
             News::Finished(reason, _) => {

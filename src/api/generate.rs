@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::wire::FinishReason;
 use crate::engine::{self, Event, Request, SubmitError};
 use crate::sample::Logprobs;
-use crate::text::{Detokenizer, StopMatcher};
+use crate::text::{Detokenizer, StopMatcher, Tokenizer};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -87,8 +87,12 @@ impl Generation {
     pub fn start(served: Arc<Served>, plans: Vec<Plan>) -> Result<Self, ApiError> {
         let waiting = plans.into_iter().enumerate().collect();
         let mut generation = Generation { served, waiting, running: Vec::new(), ready: VecDeque::new() };
-        generation.fill().map_err(refused)?;
-        Ok(generation)
+        match generation.fill() {
+            // One has begun; the others may wait their turn.
+            Err(SubmitError::QueueFull { .. }) if !generation.running.is_empty() => Ok(generation),
+            Err(error) => Err(refused(error)),
+            Ok(()) => Ok(generation),
+        }
     }
 
     /// What happens next; `None` when all choices are complete. After an error nothing follows.
@@ -171,6 +175,7 @@ impl Generation {
 struct Choice {
     index: usize,
     events: Receiver<Event>,
+    tokenizer: Arc<Tokenizer>,
     text: Detokenizer,
     stop: StopMatcher,
     /// Tokens whose text is not sent yet.
@@ -185,11 +190,11 @@ struct Choice {
 impl Choice {
     fn new(served: &Served, index: usize, plan: &Plan, events: Receiver<Event>) -> Self {
         let tokenizer = served.tokenizer.clone();
-        let text =
-            if plan.continues { Detokenizer::continuing(tokenizer, false) } else { Detokenizer::new(tokenizer, false) };
+        let begin = if plan.continues { Detokenizer::continuing } else { Detokenizer::new };
+        let text = begin(tokenizer.clone(), false);
         let stop = StopMatcher::new(plan.stops.clone());
         let clock = Clock::new(plan.request.prompt.len());
-        Choice { index, events, text, stop, held: Vec::new(), read: (0, 0), sent: 0, clock }
+        Choice { index, events, tokenizer, text, stop, held: Vec::new(), read: (0, 0), sent: 0, clock }
     }
 
     fn prefilling(&mut self, done: usize) {
@@ -210,6 +215,9 @@ impl Choice {
             out.push_back(Output { index: self.index, news: finished });
             return true;
         }
+        if text.is_empty() && self.begins_character(id) {
+            return false;
+        }
         // Tokens go with the text they made: all of them once nothing is held back, else those before what is held.
         self.sent += result.text.len();
         let (sent, all) = (self.sent, self.sent == self.read.0);
@@ -219,6 +227,11 @@ impl Choice {
             out.push_back(Output { index: self.index, news: News::Text(Piece { text: result.text, tokens }) });
         }
         false
+    }
+
+    /// Whether a token that made no text is the first part of a character.
+    fn begins_character(&self, id: u32) -> bool {
+        !self.tokenizer.is_special(id) && self.tokenizer.token_bytes(id).is_some_and(|bytes| !bytes.is_empty())
     }
 
     /// The engine ended the text: sends what was held back, unless its last characters complete a stop string.

@@ -4,7 +4,7 @@ use super::backend::Served;
 use super::wire::chat::{ChatLogprobs, TokenLogprob, TopLogprob};
 use super::wire::completions::TextLogprobs;
 use crate::sample::Logprobs;
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// JSON has no infinity; OpenAI writes this for "impossible".
 const LEAST: f32 = -9999.0;
@@ -35,9 +35,9 @@ pub fn push_text(served: &Served, to: &mut TextLogprobs, id: u32, logprobs: Opti
     to.top_logprobs.push(logprobs.map(|logprobs| {
         let best = logprobs.top.iter().map(|(id, logprob)| (key(served, *id), *logprob));
         // Two ids may have one text: the better one, which comes first, stays.
-        let mut map = Map::new();
+        let mut map = BTreeMap::new();
         for (text, logprob) in best.chain([(token.clone(), logprobs.chosen)]) {
-            map.entry(text).or_insert_with(|| Value::from(finite(logprob)));
+            map.entry(text).or_insert(finite(logprob));
         }
         map
     }));

@@ -36,3 +36,6 @@ pub mod unsupported;
 pub use backend::{Backend, RequestLimits, Served};
 pub use error::ApiError;
 pub use http::Body;
+
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,7 @@ impl Daemon {
     /// The defaults; only the socket depends on the process.
     pub fn with_defaults(environment: &Environment) -> Self {
         Self {
-            socket: environment.default_socket(),
+            socket: environment.default_socket.clone(),
             group: "omni".into(),
             admin_group: "omni-admin".into(),
             drain_timeout: Duration::from_secs(30),

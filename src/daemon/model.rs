@@ -7,7 +7,7 @@ use super::supervisor;
 use crate::api::control::{Event, ModelInfo, ModelState, ModelStatus, Progress};
 use crate::config;
 use crate::engine::Stats;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -187,6 +187,15 @@ impl Model {
         drop(facts);
         self.routed.fetch_add(1, Ordering::Relaxed);
         Some(Lease { model: self.clone(), endpoint })
+    }
+
+    /// A worker's connection broke: it is probably dead, and the supervisor will hear of it in a moment. Until then no
+    /// request is sent there. Should it live, its next heartbeat opens the door again.
+    pub fn suspect(&self, endpoint: &Path) {
+        let mut facts = self.facts();
+        if facts.endpoint.as_deref() == Some(endpoint) {
+            facts.endpoint = None;
+        }
     }
 
     /// Requests in flight.

@@ -141,10 +141,11 @@ pub async fn start(
     let listener = UnixListener::bind(socket)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", socket.display())))?;
     let (ours, theirs) = StdUnixStream::pair()?;
-    let mut child = spawner.spawn(command(program, &spec.id, [listener.into(), theirs.into()])).await.map_err(|error| {
-        let _ = std::fs::remove_file(socket);
-        io::Error::new(error.kind(), format!("{}: {error}", program.path.display()))
-    })?;
+    let mut child =
+        spawner.spawn(command(program, &spec.id, [listener.into(), theirs.into()])).await.map_err(|error| {
+            let _ = std::fs::remove_file(socket);
+            io::Error::new(error.kind(), format!("{}: {error}", program.path.display()))
+        })?;
     let pid = child.id().unwrap_or_default();
     ours.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(ours)?.into_split();

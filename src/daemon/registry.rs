@@ -219,6 +219,10 @@ impl Registry {
 
     /// Whether every model's task comes round its loop.
     pub async fn alive(&self, within: Duration) -> bool {
+        // While the daemon stops, tasks end one after the other, as they should.
+        if self.shared.draining.load(Ordering::Acquire) {
+            return true;
+        }
         let pulses = self.models().into_iter().map(|model| async move {
             let (answer, heard) = tokio::sync::oneshot::channel();
             model.order(Order::Pulse(answer)).await;

@@ -11,7 +11,7 @@ use crate::worker::protocol::{Command, Report, Spec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Drives a model until it is retired and its worker is gone.
 pub(super) async fn run(model: Arc<Model>, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) {
@@ -275,6 +275,14 @@ async fn tick(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits until the model's task has carried out every order given so far; then the state is that after them.
+pub(super) async fn settle(model: &Model) -> watch::Receiver<ModelState> {
+    let (answer, heard) = oneshot::channel();
+    model.order(Order::Pulse(answer)).await;
+    let _ = heard.await;
+    model.watch()
 }
 
 /// Bytes done as a percentage, for one-line summaries.

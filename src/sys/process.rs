@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus};
 /// The number under which the first passed descriptor appears in the child; the next ones follow.
 pub const FIRST_FD: RawFd = 3;
 
-/// Makes a command's child a worker: `descriptors` appear as 3 and 4, it leads its own process group (a terminal's ^C
+/// Makes a command's child a worker: `descriptors` appear as 3 and 4 (see [`super::inherit`]), it leads its own process group (a terminal's ^C
 /// reaches the daemon only), and it is killed when the daemon dies.
 pub fn make_worker(command: &mut Command, descriptors: [OwnedFd; 2]) {
     let parent = std::process::id();

@@ -3,6 +3,7 @@
 use super::{FinishReason, Sampling, Timings, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// What to complete.
@@ -97,7 +98,7 @@ pub struct TextLogprobs {
     /// Natural logarithms; `null` for the first token of a prompt.
     pub token_logprobs: Vec<Option<f32>>,
     /// The best tokens and the one itself, by text.
-    pub top_logprobs: Vec<Option<Map<String, Value>>>,
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each token begins in the choice's text, in Unicode characters.
     pub text_offset: Vec<usize>,
 }

@@ -1,0 +1,1 @@
+//! The same daemon with its own worker and the bundled model.
