@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{chat, demo, documents, inspect, load, models, textcmds, watch};
+use super::{chat, demo, documents, inspect, load, models, offline, textcmds, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -38,6 +38,17 @@ pub struct Global {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    Daemon(DaemonCommand),
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    File(FileCommand),
+}
+
+/// Commands that talk with a daemon.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
     /// Show the daemon and every model it knows
     Status,
     /// Show the models that have a process: memory, speed, requests
@@ -60,6 +71,11 @@ pub enum Command {
     Reload,
     /// Start a daemon with the bundled model, stream a story, stop it
     Demo(demo::Demo),
+}
+
+/// Commands that need no daemon.
+#[derive(Debug, Subcommand)]
+pub enum FileCommand {
     /// Show what a GGUF file or address holds and whether it runs here, reading its header only
     Inspect(inspect::InspectArgs),
     /// Turn standard input into token ids, with a GGUF file's vocabulary
@@ -70,6 +86,10 @@ pub enum Command {
     Render(textcmds::Render),
     /// Take a model's raw answer on standard input apart: content, reasoning, tool calls
     ParseChat(textcmds::ParseChat),
+    /// Write the logits of a token sequence as a NumPy file
+    Logits(offline::LogitsArgs),
+    /// Measure a file's tokens per second, or the perplexity of a text
+    Bench(offline::BenchArgs),
     /// Print a completion script for a shell
     Completions(documents::Completions),
     /// Write the man pages
@@ -88,17 +108,22 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
         Err(error) => error.exit(),
     };
     let out = Output::new(cli.global.json, cli.global.color);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report(&Error::Io(error)),
+    let done = match cli.command {
+        Command::File(command) => on_file(command, others, out),
+        Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),
     };
-    let done = runtime.block_on(run(cli, others, out));
-    // A thread may wait for a line from the terminal; it must not keep the process.
-    runtime.shutdown_background();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+fn with_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    // A thread may wait for a line from the terminal; it must not keep the process.
+    runtime.shutdown_background();
+    done
 }
 
 fn report(error: &Error) -> ExitCode {
@@ -112,29 +137,38 @@ fn report(error: &Error) -> ExitCode {
     ExitCode::from(error.code())
 }
 
-async fn run(cli: Cli, others: Vec<clap::Command>, out: Output) -> Result<(), Error> {
-    let client = Client::new(cli.global.socket.unwrap_or_else(crate::config::client_socket));
-    let programs = || [vec![command()], others].concat();
-    match cli.command {
-        Command::Status => models::status(&client, out).await,
-        Command::Ps => models::ps(&client, out).await,
-        Command::Load(args) => load::load(&client, args, out).await,
-        Command::Unload(args) => load::unload(&client, args, out).await,
-        Command::Chat(args) => chat::chat(&client, args, out).await,
-        Command::Complete(args) => chat::complete(&client, args, out).await,
-        Command::Health(args) => models::health(&client, args, out).await,
-        Command::Logs(args) => watch::logs(&client, args, out).await,
-        Command::Events => watch::events(&client, out).await,
-        Command::Reload => watch::reload(&client, out).await,
-        Command::Demo(args) => demo::demo(args, out).await,
-        Command::Inspect(args) => Ok(inspect::run(&args)?),
-        Command::Tokenize(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
-        Command::Detokenize(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
-        Command::Render(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
-        Command::ParseChat(args) => Ok(args.run(io::stdin().lock(), io::stdout().lock())?),
-        Command::Completions(args) => documents::completions(args, &programs(), out),
-        Command::Man(args) => documents::man(&args, &programs(), out),
+async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Output) -> Result<(), Error> {
+    let client = Client::new(socket.unwrap_or_else(crate::config::client_socket));
+    match command {
+        DaemonCommand::Status => models::status(&client, out).await,
+        DaemonCommand::Ps => models::ps(&client, out).await,
+        DaemonCommand::Load(args) => load::load(&client, args, out).await,
+        DaemonCommand::Unload(args) => load::unload(&client, args, out).await,
+        DaemonCommand::Chat(args) => chat::chat(&client, args, out).await,
+        DaemonCommand::Complete(args) => chat::complete(&client, args, out).await,
+        DaemonCommand::Health(args) => models::health(&client, args, out).await,
+        DaemonCommand::Logs(args) => watch::logs(&client, args, out).await,
+        DaemonCommand::Events => watch::events(&client, out).await,
+        DaemonCommand::Reload => watch::reload(&client, out).await,
+        DaemonCommand::Demo(args) => demo::demo(args, out).await,
     }
+}
+
+fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Result<(), Error> {
+    let programs = || [vec![self::command()], others].concat();
+    let (input, output) = (|| io::stdin().lock(), || io::stdout().lock());
+    match command {
+        FileCommand::Inspect(args) => inspect::run(&args)?,
+        FileCommand::Tokenize(args) => args.run(input(), output())?,
+        FileCommand::Detokenize(args) => args.run(input(), output())?,
+        FileCommand::Render(args) => args.run(input(), output())?,
+        FileCommand::ParseChat(args) => args.run(input(), output())?,
+        FileCommand::Logits(args) => offline::run_logits(&args)?,
+        FileCommand::Bench(args) => offline::run_bench(&args)?,
+        FileCommand::Completions(args) => documents::completions(args, &programs(), out)?,
+        FileCommand::Man(args) => documents::man(&args, &programs(), out)?,
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,6 +179,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         command().debug_assert();
         let cli = Cli::try_parse_from(["omnictl", "load", "m", "--json", "--socket", "/x"]).unwrap();
-        assert!(cli.global.json && matches!(cli.command, Command::Load(_)));
+        assert!(cli.global.json && matches!(cli.command, Command::Daemon(DaemonCommand::Load(_))));
     }
 }

@@ -1,6 +1,6 @@
 //! What went wrong in a command, as its user reads it: what, why, what to do; and the exit status that goes with it.
 
-use super::{inspect, textcmds};
+use super::{inspect, offline, textcmds};
 use crate::api::error::ErrorBody;
 use http::StatusCode;
 use std::io;
@@ -87,11 +87,14 @@ impl Error {
     }
 }
 
-/// A reader that left, or a file that is not there, is told apart from other failures of the commands on files.
-fn of_file(error: &dyn std::error::Error, closed: Option<&io::Error>, read: Option<&io::Error>) -> Error {
-    match (closed, read.map(io::Error::kind)) {
-        (Some(closed), _) if closed.kind() == io::ErrorKind::BrokenPipe => io::Error::from(closed.kind()).into(),
-        (_, Some(io::ErrorKind::NotFound)) => Error::NotFound(error.to_string()),
+/// From a command on a file: a reader of the output that left, and a file that is not there, are told apart by the
+/// system's error behind them.
+fn of_file(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let system = causes.find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match system {
+        Some(io::ErrorKind::BrokenPipe) => io::Error::from(io::ErrorKind::BrokenPipe).into(),
+        Some(io::ErrorKind::NotFound) => Error::NotFound(error.to_string()),
         _ => Error::Failed(error.to_string()),
     }
 }
@@ -99,21 +102,21 @@ fn of_file(error: &dyn std::error::Error, closed: Option<&io::Error>, read: Opti
 impl From<inspect::Error> for Error {
     fn from(error: inspect::Error) -> Self {
         match &error {
-            inspect::Error::Read { source, .. } => of_file(&error, None, Some(source)),
             inspect::Error::Status { status: 404 | 410, .. } => Error::NotFound(error.to_string()),
-            inspect::Error::Print(source) => of_file(&error, Some(source), None),
-            _ => of_file(&error, None, None),
+            _ => of_file(&error),
         }
     }
 }
 
 impl From<textcmds::Error> for Error {
     fn from(error: textcmds::Error) -> Self {
-        match &error {
-            textcmds::Error::Read { source, .. } => of_file(&error, None, Some(source)),
-            textcmds::Error::Stream(source) => of_file(&error, Some(source), None),
-            _ => of_file(&error, None, None),
-        }
+        of_file(&error)
+    }
+}
+
+impl From<offline::Error> for Error {
+    fn from(error: offline::Error) -> Self {
+        of_file(&error)
     }
 }
 

@@ -210,8 +210,15 @@ async fn commands_on_files_need_no_daemon() {
     assert!(ids.code == 0 && json(&ids).as_array().is_some_and(|ids| !ids.is_empty()), "{ids:?}");
     let text = run(nowhere, &["detokenize", model], &ids.out).await;
     assert_eq!(text.out.trim_end_matches('\n'), "Once upon a time");
-    for args in [["inspect", "/nonexistent.gguf"], ["tokenize", "/nonexistent.gguf"]] {
-        let done = run(nowhere, &args, "").await;
+    let out = tempfile::tempdir().unwrap();
+    let npy = out.path().join("logits.npy");
+    let npy = npy.to_str().unwrap();
+    let done = run(nowhere, &["logits", model, "--tokens", "1,2,3", "--output", npy], "").await;
+    assert!(done.code == 0 && std::fs::metadata(npy).unwrap().len() > 3 * 2048 * 4, "{done:?}");
+    let absent = "/nonexistent.gguf";
+    let logits = ["logits", absent, "--tokens", "1", "--output", npy];
+    for args in [&["inspect", absent][..], &["tokenize", absent], &["bench", absent], &logits] {
+        let done = run(nowhere, args, "").await;
         assert_eq!(done.code, 4, "{done:?}");
     }
     assert_eq!(run(nowhere, &["--help"], "").await.out.matches("the daemon cannot be reached").count(), 1);
