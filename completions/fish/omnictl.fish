@@ -47,6 +47,8 @@ complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "tokenize" -d 'Turn 
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "detokenize" -d 'Turn token ids into text, with a GGUF file\'s vocabulary'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "render" -d 'Render a chat request on standard input with a chat template'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "parse-chat" -d 'Take a model\'s raw answer on standard input apart: content, reasoning, tool calls'
+complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "logits" -d 'Write the logits of a token sequence as a NumPy file'
+complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "bench" -d 'Measure a file\'s tokens per second, or the perplexity of a text'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "man" -d 'Write the man pages'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -176,6 +178,41 @@ always\t'Always'
 never\t'Never'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand parse-chat" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand parse-chat" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l tokens -d 'Token ids, separated by commas' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s o -l output -d 'NumPy file to write' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s t -l threads -d 'Compute threads; by default one per physical core' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
+avx2\t''
+avx512\t''
+avx512vnni\t''"
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l kv -d 'Element type of the KV cache: f16 or f32' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
+always\t'Always'
+never\t'Never'"
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l json -d 'Results as JSON'
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s p -l prompt -d 'Prompt lengths to measure; 0 for none' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s n -l generate -d 'Numbers of generated tokens to measure; 0 for none' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s r -l repetitions -d 'Repetitions' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s b -l batch -d 'Tokens per step of a prompt' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l text -d 'Text for --perplexity' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l ctx -d 'Context for --perplexity' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s t -l threads -d 'Compute threads; by default one per physical core' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
+avx2\t''
+avx512\t''
+avx512vnni\t''"
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l kv -d 'Element type of the KV cache: f16 or f32' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
+always\t'Always'
+never\t'Never'"
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l perplexity -d 'Compute the perplexity of --text instead'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l json -d 'Print JSON'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand completions" -l program -d 'Program to complete' -r -f -a "omnictl\t''
 omni-inferd\t''
 omni-proxy\t''"
@@ -191,22 +228,24 @@ always\t'Always'
 never\t'Never'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand man" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "status" -d 'Show the daemon and every model it knows'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "ps" -d 'Show the models that have a process: memory, speed, requests'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "load" -d 'Load a model by id, or a GGUF file, and wait until it is ready'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "unload" -d 'Unload a model; waits for its running streams'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "chat" -d 'Talk with a model, or answer one prompt'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "complete" -d 'Continue a text'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "health" -d 'Tell by the exit status whether the daemon is well'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "logs" -d 'Show log lines of the daemon or of a model'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "events" -d 'Show what happens in the daemon as it happens'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "reload" -d 'Make the daemon read its configuration again'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "demo" -d 'Start a daemon with the bundled model, stream a story, stop it'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "inspect" -d 'Show what a GGUF file or address holds and whether it runs here, reading its header only'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "tokenize" -d 'Turn standard input into token ids, with a GGUF file\'s vocabulary'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "detokenize" -d 'Turn token ids into text, with a GGUF file\'s vocabulary'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "render" -d 'Render a chat request on standard input with a chat template'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "parse-chat" -d 'Take a model\'s raw answer on standard input apart: content, reasoning, tool calls'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "man" -d 'Write the man pages'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "status" -d 'Show the daemon and every model it knows'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "ps" -d 'Show the models that have a process: memory, speed, requests'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "load" -d 'Load a model by id, or a GGUF file, and wait until it is ready'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "unload" -d 'Unload a model; waits for its running streams'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "chat" -d 'Talk with a model, or answer one prompt'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "complete" -d 'Continue a text'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "health" -d 'Tell by the exit status whether the daemon is well'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "logs" -d 'Show log lines of the daemon or of a model'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "events" -d 'Show what happens in the daemon as it happens'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "reload" -d 'Make the daemon read its configuration again'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "demo" -d 'Start a daemon with the bundled model, stream a story, stop it'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "inspect" -d 'Show what a GGUF file or address holds and whether it runs here, reading its header only'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "tokenize" -d 'Turn standard input into token ids, with a GGUF file\'s vocabulary'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "detokenize" -d 'Turn token ids into text, with a GGUF file\'s vocabulary'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "render" -d 'Render a chat request on standard input with a chat template'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "parse-chat" -d 'Take a model\'s raw answer on standard input apart: content, reasoning, tool calls'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "logits" -d 'Write the logits of a token sequence as a NumPy file'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "bench" -d 'Measure a file\'s tokens per second, or the perplexity of a text'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "man" -d 'Write the man pages'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
