@@ -6,23 +6,25 @@ use super::{ParseOptions, find_first};
 pub(super) const TAGS: [(&str, &str); 3] =
     [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")];
 
-/// Reasoning and answer. Thinking that the template opened in the prompt counts; thinking that was never closed ends at
-/// the first tool call, or with the text.
+/// What shows that the prompt went on to another message after a tag.
+const TURN_MARKUP: [&str; 5] = ["<|", "<｜", "[/INST]", "<end_of_turn>", "</s>"];
+
+/// Reasoning and answer. Thinking that the template opened in the prompt counts, with what the prompt already holds of it;
+/// thinking that was never closed ends at the first tool call, or with the text.
 pub(super) fn split(raw: &str, options: &ParseOptions<'_>, openers: &[&str]) -> (String, String) {
-    let prompt = options.prompt.trim_end();
-    let opened_by_prompt = TAGS.iter().find(|(open, _)| prompt.ends_with(open));
+    let opened_by_prompt = opened_by(options.prompt);
     if !options.split_reasoning {
-        let shown = opened_by_prompt.map_or("", |(open, _)| &options.prompt[prompt.len() - open.len()..]);
+        let shown = opened_by_prompt.map_or("", |(at, ..)| &options.prompt[at..]);
         return (String::new(), format!("{shown}{raw}"));
     }
     let begin = raw.trim_start();
     let opened_by_output = TAGS.iter().find(|(open, _)| begin.starts_with(open));
-    let (thinking, close) = match (opened_by_output, opened_by_prompt) {
-        (Some((open, close)), _) => (&begin[open.len()..], *close),
-        (None, Some((_, close))) => (raw, *close),
+    let (begun, thinking, close) = match (opened_by_output, opened_by_prompt) {
+        (Some((open, close)), _) => ("", &begin[open.len()..], *close),
+        (None, Some((_, begun, close))) => (begun, raw, close),
         // Some templates open the block in ways a prompt's end does not show; the closing tag tells.
         (None, None) => match TAGS.iter().find(|(open, close)| closes_first(raw, open, close)) {
-            Some((_, close)) if !prompt.ends_with(close) => (raw, *close),
+            Some((_, close)) if !options.prompt.trim_end().ends_with(close) => ("", raw, *close),
             _ => return (String::new(), raw.to_owned()),
         },
     };
@@ -30,7 +32,17 @@ pub(super) fn split(raw: &str, options: &ParseOptions<'_>, openers: &[&str]) -> 
         Some((thought, answer)) => (thought, answer.trim_start()),
         None => thinking.split_at(find_first(thinking, openers).unwrap_or(thinking.len())),
     };
-    (thought.trim().to_owned(), answer.to_owned())
+    (format!("{begun}{thought}").trim().to_owned(), answer.to_owned())
+}
+
+/// Where the prompt opened a block that is still open, what it holds of it, and the tag that closes it.
+fn opened_by(prompt: &str) -> Option<(usize, &str, &'static str)> {
+    TAGS.iter().find_map(|&(open, close)| {
+        let at = prompt.rfind(open)?;
+        let begun = &prompt[at + open.len()..];
+        let over = begun.contains(close) || TURN_MARKUP.iter().any(|markup| begun.contains(markup));
+        (!over).then_some((at, begun, close))
+    })
 }
 
 /// The closing tag occurs, and no opening one before it.

@@ -24,7 +24,7 @@ const MAX_STEPS: u64 = 20_000_000;
 /// Bytes of a rendered prompt: more than any context holds.
 const MAX_OUTPUT: usize = 64 << 20;
 /// Bytes of one value printed or turned into JSON.
-const MAX_VALUE: usize = 16 << 20;
+const MAX_VALUE: usize = 4 << 20;
 const NAME: &str = "chat";
 
 /// What a chat template is rendered with.
