@@ -23,6 +23,10 @@ impl<'t> Document<'t> {
         Self { text, origin, problems: RefCell::default() }
     }
 
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
     /// Line of a byte offset, from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
         1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
@@ -31,6 +35,11 @@ impl<'t> Document<'t> {
     pub(super) fn problem(&self, at: Range<usize>, key: impl Into<String>, what: String, remedy: String) {
         let problem = Problem { line: self.line(at.start), key: key.into(), what, remedy };
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// A problem that another reader of the same text found.
+    pub(super) fn problem_at(&self, line: usize, key: &str, what: String, remedy: String) {
+        self.problems.borrow_mut().push(Problem { line, key: key.into(), what, remedy });
     }
 
     /// The problems in the file's order.

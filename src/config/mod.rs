@@ -42,6 +42,8 @@ pub fn load(explicit: Option<&Path>) -> Result<Config, Error> {
         None if Path::new(SYSTEM_FILE).exists() => Path::new(SYSTEM_FILE),
         None => return Ok(Config::with_defaults(&environment)),
     };
+    // Absolute, so that paths relative to it stay right wherever a worker or a later reload looks at them.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
     parse(&text, path, &environment)
 }

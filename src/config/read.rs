@@ -2,7 +2,7 @@
 //! for [`Environment::readable`].
 
 use super::document::{Document, Section};
-use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model};
+use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model, proxy};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -60,8 +60,12 @@ fn read_root(document: &Document<'_>, root: &DeTable<'_>, origin: &Path, environ
     let daemon = read_daemon(&mut section, environment);
     section.finish();
 
-    // `[proxy]` belongs to omni-proxy, which reads and checks it itself.
-    let _ = top.value("proxy").and_then(|value| table_of(document, "proxy", value));
+    // `[proxy]` belongs to omni-proxy; its reader checks it, so that one --check covers a shared file.
+    if top.value("proxy").is_some()
+        && let Err(proxy::Error::Invalid { line, what, .. }) = proxy::Proxy::parse(document.text(), origin)
+    {
+        document.problem_at(line, "proxy", what, "it matters to omni-proxy only".into());
+    }
 
     let mut models = Vec::new();
     let mut names = HashMap::new();

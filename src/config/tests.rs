@@ -43,7 +43,6 @@ fn the_example_documents_every_key_with_its_default() {
     for (section, key) in known_keys() {
         assert!(uncommented.contains(&format!("\n{key} = ")), "config.example.toml does not document {section}.{key}");
     }
-    // Pinned by example only; the two exclude each other when both are on.
     let config = read(&uncommented).unwrap();
     assert_eq!(config.daemon, Daemon::with_defaults(&Environment::pure()));
     let shown = &config.models[0];
@@ -56,6 +55,14 @@ fn the_example_documents_every_key_with_its_default() {
         ..Model::new("oracle", "/srv/models/model.gguf")
     };
     assert_eq!(*shown, defaults);
+    let proxy = proxy::Proxy::parse(&uncommented, Path::new("/c.toml")).unwrap();
+    let defaults = proxy::Proxy {
+        socket: "/run/omni-inferd/omni.sock".into(),
+        keys: Some("/etc/omni-inferd/keys".into()),
+        allow: proxy.allow.clone(),
+        ..proxy::Proxy::default()
+    };
+    assert_eq!(proxy, defaults);
 }
 
 #[test]
@@ -140,6 +147,7 @@ fn mistakes_name_line_key_and_remedy() {
         ("[[model]]\npath = \"x\"\ncpus = \"4-2\"", "\"4-2\" runs backwards"),
         ("[[model]]\npath = \"x\"\npinned = true\nidle_ttl = \"1s\"", "line 4: model[0].idle_ttl: a pinned model"),
         ("[daemon\n", "line 1: "),
+        ("[proxy]\n\nlistn = 1", "line 3: proxy: `proxy.listn` is not a known key"),
     ];
     for (text, expected) in cases {
         let found = problems(text);

@@ -83,12 +83,16 @@ Exit codes: 0 ended on request, 2 wrong command line, 70 internal error, 75 the 
 
 See config.example.toml for every setting, and omnictl(1) for control.";
 
-/// The whole program.
-pub fn main() -> ExitCode {
+/// The whole program. `work` is a worker's main function, which answers its exit status: the daemon itself knows no more
+/// of workers than their protocol.
+pub fn main(work: fn() -> i32) -> ExitCode {
     let cli = Cli::parse();
     let program = cli.worker_program;
     match cli.command {
-        Some(Command::Worker { log, id: _ }) => worker(&log),
+        Some(Command::Worker { log, id: _ }) => {
+            super::log::start_worker(&log);
+            u8::try_from(work()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
         Some(Command::Serve(serve)) => match serve.config() {
             Ok(config) => run(Options { config, source: Source::Fixed, program }),
             Err(message) => {
@@ -108,11 +112,6 @@ pub fn main() -> ExitCode {
             }
         },
     }
-}
-
-fn worker(log: &str) -> ExitCode {
-    super::log::start_worker(log);
-    u8::try_from(crate::worker::run()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 impl Serve {
@@ -200,7 +199,7 @@ mod tests {
         let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
         let parse = |more: &[&str]| {
             let path = file.path().to_str().unwrap();
-            let line = ["omni-inferd", "serve", path].iter().chain(more).copied();
+            let line = [&["omni-inferd", "serve", path], more].concat();
             match Cli::try_parse_from(line).unwrap().command {
                 Some(Command::Serve(serve)) => serve.config(),
                 _ => panic!("not a serve command"),

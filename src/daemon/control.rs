@@ -8,6 +8,7 @@ use crate::api::control::{Event, LoadFile, ModelState, ModelStatus, Status};
 use crate::api::error::ApiError;
 use crate::api::http::{Body, BoxError, json, parse_json, read_body};
 use crate::api::sse;
+use crate::sys::memory::Memory;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header, request};
 use http_body_util::BodyExt;
@@ -87,7 +88,7 @@ fn statuses(app: &App) -> Vec<ModelStatus> {
 }
 
 fn status(app: &App) -> Status {
-    let (memory_total, memory_available) = memory();
+    let memory = Memory::now().unwrap_or_default();
     let config = app.config();
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -96,21 +97,10 @@ fn status(app: &App) -> Status {
         socket: config.daemon.socket.display().to_string(),
         config: config.source.as_ref().map(|path| path.display().to_string()),
         draining: app.registry.shared.draining.load(Ordering::Acquire),
-        memory_total,
-        memory_available,
+        memory_total: memory.total,
+        memory_available: memory.available,
         models: statuses(app),
     }
-}
-
-/// Bytes of memory in all and free for use, from `/proc/meminfo`; zero where that cannot be read.
-fn memory() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kib: Option<u64> = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
-        kib.unwrap_or(0).saturating_mul(1024)
-    };
-    (field("MemTotal"), field("MemAvailable"))
 }
 
 async fn load(app: &App, model: &Arc<Model>, wait: bool) -> Result<Response<Body>, ApiError> {
@@ -285,11 +275,5 @@ mod tests {
         assert!(!query.flag("force").unwrap() && !query.flag("absent").unwrap());
         assert_eq!(query.text("model").as_deref(), Some("a/b"));
         assert_eq!(query.flag("odd").unwrap_err().param.as_deref(), Some("odd"));
-    }
-
-    #[test]
-    fn the_host_has_memory() {
-        let (total, available) = memory();
-        assert!(total >= available && available > 0);
     }
 }

@@ -4,10 +4,9 @@
 use super::model::Model;
 use super::registry::name;
 use super::router::App;
-use crate::api::control::ModelState;
+use crate::api::control::{ModelState, Stats};
 use crate::api::error::ApiError;
 use crate::api::http::{Body, with_type};
-use crate::engine::Stats;
 use http::{Response, StatusCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;

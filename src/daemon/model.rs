@@ -4,9 +4,8 @@
 use super::logs::Logs;
 use super::process::Program;
 use super::supervisor;
-use crate::api::control::{Event, ModelInfo, ModelState, ModelStatus, Progress};
+use crate::api::control::{Event, ModelInfo, ModelState, ModelStatus, Progress, Stats};
 use crate::config;
-use crate::engine::Stats;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

@@ -38,12 +38,17 @@ impl Registry {
         registry
     }
 
+    /// Adds a model, or finds the one that already answers to this id.
     fn add(&self, settings: config::Model, ad_hoc: bool) -> Arc<Model> {
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = models.iter().find(|model| model.answers_to(&settings.id)) {
+            return model.clone();
+        }
         let (model, task) = Model::start(settings, ad_hoc, self.shared.clone());
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task);
-        self.models.write().unwrap_or_else(PoisonError::into_inner).push(model.clone());
+        models.push(model.clone());
         model
     }
 

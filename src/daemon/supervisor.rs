@@ -4,9 +4,8 @@
 use super::lifecycle::{Effect, Input, Lifecycle, Policy};
 use super::model::{Model, Order, Shared, add_counters};
 use super::process::{self, Worker, WorkerEvent};
-use crate::api::control::{Event, ModelInfo, ModelState, Progress};
+use crate::api::control::{Event, ModelInfo, ModelState, Progress, Stats};
 use crate::config;
-use crate::engine::Stats;
 use crate::worker::protocol::{Command, Report, Spec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,8 +104,8 @@ impl Task {
                 self.worker = None;
                 let mut facts = self.model.facts();
                 let last = facts.stats.take().unwrap_or_default();
-                let sum = add_counters(&facts.past, &last);
-                facts.past = Stats { running: 0, waiting: 0, kv_blocks_used: 0, kv_blocks_total: 0, ..sum };
+                // Twice, the second time with nothing: the counters stay, the figures of the moment do not.
+                facts.past = add_counters(&add_counters(&facts.past, &last), &Stats::default());
                 facts.pid = None;
                 Input::Exited(how)
             }
