@@ -6,8 +6,8 @@
 mod document; // a table of the file: typed getters that collect problems
 mod environment; // what the process and the host add: user, directories, existing files
 mod error; // what is wrong, where, and what to do
-pub mod paths; // where sockets are by default
-pub mod proxy; // `[proxy]`
+pub mod paths; // default places: the socket as clients find it, temporary files
+pub mod proxy; // the [proxy] table, on its own
 mod read; // document -> Config
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::keys;
 use super::server::{Error, Handle, Server};
+use crate::config::paths::no_color;
 use crate::config::proxy::{self as config, Proxy};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
@@ -84,7 +85,8 @@ pub fn main() -> ExitCode {
         };
     }
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_new(&proxy.log) {
-        tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+        let colours = io::stderr().is_terminal() && !no_color();
+        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(colours).with_env_filter(filter).init();
     }
     raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// An idle connection older than this is closed: well before the daemon would, so that no request meets a closing one.
-const IDLE: Duration = Duration::from_secs(5);
+/// A new one costs some microseconds.
+const IDLE: Duration = Duration::from_secs(2);
 /// Idle connections kept at most.
 const MAX_IDLE: usize = 256;
 /// How long a full backlog is waited for.

@@ -91,7 +91,10 @@ impl Watch {
         state.active += 1;
         state.in_header = false;
         state.next_id += 1;
-        InFlight { watch: self.clone(), id: state.next_id }
+        let id = state.next_id;
+        drop(state);
+        self.changed.notify_one();
+        InFlight { watch: self.clone(), id }
     }
 
     /// When to look again at [`Watch::overdue`].
