@@ -40,7 +40,7 @@ async fn crowd(address: SocketAddr, round: usize) -> usize {
             let request = format!("GET /v1/sse?n={EVENTS}&ms=50 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let roll = noise(round * CLIENTS + client);
-            if roll % 10 == 0 {
+            if roll.is_multiple_of(10) {
                 tokio::time::sleep(Duration::from_millis((roll / 10 % 900) as u64)).await;
                 return true;
             }
