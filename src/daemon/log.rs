@@ -2,6 +2,8 @@
 //! in which workers hand theirs to the daemon: a syslog priority in angle brackets, as sd-daemon(3) has it.
 
 use super::logs::Logs;
+use crate::config;
+use crate::sys::notify;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};
@@ -30,10 +32,10 @@ impl Filter {
 pub fn start_daemon(directives: &str, own: &Logs) -> Filter {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
-    // JOURNAL_STREAM alone says only that *some* ancestor's stderr was the journal; the socket may be out of reach, too.
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    // The journal's own socket may be out of reach even so (a sandbox); its stream on stderr then serves.
+    let journal = notify::stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
     let terminal = std::io::stderr().is_terminal();
-    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = terminal && !config::paths::no_color();
     let stderr = journal.is_none().then(|| {
         let format = Line { time: if terminal { Time::Clock } else { Time::Full } };
         tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr).event_format(format)

@@ -43,6 +43,14 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
+/// Whether standard error is a stream of the journal. `JOURNAL_STREAM` names its device and inode (systemd.exec(5)); a
+/// process whose stderr was redirected since then inherits the variable all the same.
+pub fn stderr_is_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let stat = nix::sys::stat::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| named.to_str() == Some(format!("{}:{}", stat.st_dev, stat.st_ino).as_str()))
+}
+
 /// The variables of this protocol and of socket activation; a child must not inherit them, lest it speak for its parent.
 pub const VARIABLES: [&str; 7] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
