@@ -118,7 +118,10 @@ pub async fn chat(client: &Client, args: Chat, out: Output) -> Result<(), Error>
         .map_or_else(|| if piped { read_input().map(Some) } else { Ok(None) }, |text| Ok(Some(text)))?
     {
         Some(prompt) if out.json => talk.whole(prompt).await,
-        Some(prompt) => talk.say(prompt).await.map(drop),
+        Some(prompt) => match talk.say(prompt).await?.cancelled {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        },
         None if out.json => Err(Error::Usage("--json goes with a PROMPT".into())),
         None => talk.interact().await,
     }
@@ -282,7 +285,10 @@ pub async fn complete(client: &Client, args: Complete, out: Output) -> Result<()
     body["stream"] = true.into();
     tokio::select! {
         streamed = stream_text(client, &body, out) => streamed.map(drop),
-        _ = tokio::signal::ctrl_c() => out.line(""),
+        _ = tokio::signal::ctrl_c() => {
+            out.line("")?;
+            Err(Error::Interrupted)
+        }
     }
 }
 

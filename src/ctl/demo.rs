@@ -58,7 +58,7 @@ pub async fn demo(args: Demo, out: Output) -> Result<(), Error> {
     let mut running = Running::start(&daemon, &model, client.socket())?;
     let ready = tokio::select! {
         ready = wait_ready(&client, &mut running) => ready?,
-        _ = tokio::signal::ctrl_c() => return Err(Error::Failed("interrupted".into())),
+        _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted),
     };
     step(&format!("2. Model {} is ready; it continues: {:?}", ready.id, args.prompt))?;
     let body = json!({
@@ -68,7 +68,7 @@ pub async fn demo(args: Demo, out: Output) -> Result<(), Error> {
     let begin = Instant::now();
     let (pieces, timings) = tokio::select! {
         streamed = chat::stream_text(&client, &body, Output { json: false, ..out }) => streamed?,
-        _ = tokio::signal::ctrl_c() => return Err(Error::Failed("interrupted".into())),
+        _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted),
     };
     let speed = timings.map_or(pieces as f64 / begin.elapsed().as_secs_f64(), |timings| timings.predicted_per_second);
     out.line(&out.dim(&format!("{speed:.0} tokens/s")))?;

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 /// Exit statuses, as `omnictl --help` documents them.
 pub const EXIT_STATUS: &str = "\
 Exit status:
-  0  done
-  1  failed
-  2  wrong usage
-  3  the daemon cannot be reached
-  4  no such model or file";
+    0  done
+    1  failed
+    2  wrong usage
+    3  the daemon cannot be reached
+    4  no such model or file
+  130  interrupted by Ctrl-C";
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,9 @@ pub enum Error {
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// Ctrl-C ended the command; its user knows why.
+    #[error("")]
+    Interrupted,
     /// Reading or writing of the command itself failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -77,6 +81,7 @@ impl Error {
             Error::Refused { status, .. } if *status == StatusCode::NOT_FOUND => 4,
             Error::NotFound(_) => 4,
             Error::Usage(_) => 2,
+            Error::Interrupted => 130,
             _ => 1,
         }
     }

@@ -7,6 +7,7 @@ use super::progress::Bar;
 use crate::api::control::{Event, LoadFile, ModelState, ModelStatus};
 use clap::Args;
 use http::Method;
+use std::convert::Infallible;
 use std::path::Path;
 
 /// Path of the control API's models.
@@ -45,7 +46,7 @@ pub struct Unload {
 
 /// Loads a model and waits until it is ready.
 pub async fn load(client: &Client, args: Load, out: Output) -> Result<(), Error> {
-    // Subscribed before the request, so that no progress is missed. Older daemons may have no events: then no bar.
+    // Subscribed before the request, so that no progress is missed. Without events there is only no bar.
     let events = client.events(Method::GET, "/control/v1/events", &()).await.ok();
     let bar = Bar::new(&args.model);
     let id = known_id(&args)?;
@@ -72,11 +73,11 @@ pub async fn load(client: &Client, args: Load, out: Output) -> Result<(), Error>
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<Infallible>().await
     };
     let loaded = tokio::select! {
         loaded = loading => loaded,
-        () = watching => unreachable!("watching never ends"),
+        never = watching => match never {},
     };
     bar.finish();
     let model = loaded?;

@@ -61,7 +61,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// The channel ended or its first line is no [`Spec`].
-pub(super) fn begin(stream: UnixStream) -> io::Result<(Spec, Arc<Reporter>, Control)> {
+pub(super) fn begin(stream: UnixStream) -> io::Result<(Spec, Reporter, Control)> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let line = next_line(&mut lines)?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -70,7 +70,7 @@ pub(super) fn begin(stream: UnixStream) -> io::Result<(Spec, Arc<Reporter>, Cont
     let over = Arc::new(AtomicBool::new(false));
     let control = Control { drain, over: over.clone() };
     std::thread::Builder::new().name("control".into()).spawn(move || listen(lines, &sender, &over))?;
-    Ok((spec, Arc::new(Reporter { stream: Mutex::new(stream) }), control))
+    Ok((spec, Reporter { stream: Mutex::new(stream) }, control))
 }
 
 fn listen(mut lines: BufReader<UnixStream>, drain: &watch::Sender<bool>, over: &AtomicBool) {

@@ -28,6 +28,8 @@ pub const EXIT_FAILED: i32 = 70;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Threads that serve HTTP; the engine has its own.
 const HTTP_THREADS: usize = 2;
+/// Threads that tokenize and render large requests; more would take cores from the engine.
+const PREPARE_THREADS: usize = 2;
 
 /// Runs a worker on its inherited descriptors until it is to end; returns its exit status. Must be called before the
 /// process opens any descriptor of its own.
@@ -83,9 +85,10 @@ impl Failure {
     }
 }
 
-fn work(listener: UnixListener, spec: Spec, reporter: &Arc<Reporter>, control: Control) -> Result<(), Failure> {
+fn work(listener: UnixListener, spec: Spec, reporter: &Reporter, control: Control) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(HTTP_THREADS).thread_name("http").enable_all().build();
+    runtime.worker_threads(HTTP_THREADS).max_blocking_threads(PREPARE_THREADS).thread_name("http").enable_all();
+    let runtime = runtime.build();
     let runtime = runtime.map_err(|error| Failure::failed("cannot start the threads that serve HTTP", error))?;
     runtime.block_on(async { ignore_signals() }).map_err(|error| Failure::failed("cannot handle signals", error))?;
     let (handle, served) = load::load(spec, reporter)?;
@@ -94,14 +97,15 @@ fn work(listener: UnixListener, spec: Spec, reporter: &Arc<Reporter>, control: C
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         reporter.send(&Report::Ready { info });
-        tokio::spawn(heartbeat(handle.clone(), reporter.clone()));
-        answer(listener, Arc::new(served), control).await;
-        std::io::Result::Ok(())
+        std::io::Result::Ok(tokio::select! {
+            () = answer(listener, Arc::new(served), control) => Ok(()),
+            () = heartbeat(&handle, reporter) => Err(Failure::Failed("the engine thread died; see the log".into())),
+        })
     });
     // Ends the heartbeat before the engine, which would look dead.
     drop(runtime);
     handle.shutdown();
-    result.map_err(|error| Failure::failed("cannot listen on the socket", error))
+    result.map_err(|error| Failure::failed("cannot listen on the socket", error))?
 }
 
 /// Serves until told to drain, then until the running answers are complete.
@@ -117,11 +121,16 @@ async fn answer(listener: tokio::net::UnixListener, served: Arc<Served>, control
     serve(listener, handler, limits, control.drained()).await;
 }
 
-async fn heartbeat(handle: Handle, reporter: Arc<Reporter>) {
+/// Sends figures; ends when the engine has died. Its streams got their error event then, and a fresh process is better
+/// than this one.
+async fn heartbeat(handle: &Handle, reporter: &Reporter) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if handle.is_dead() {
+            return;
+        }
         reporter.send(&Report::Heartbeat { stats: handle.stats() });
     }
 }

@@ -215,6 +215,7 @@ fn chat(request: &Value) -> Response<Body> {
     let chunk = |delta: Value| json!({"id": "c", "object": "o", "created": 1, "model": "oracle", "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]});
     let mut list = vec![(0, chunk(json!({"role": "assistant"}))), (0, chunk(json!({"reasoning_content": "hmm"})))];
     match said {
+        "endless" => list.extend((0..1000).map(|_| (20, chunk(json!({"content": "more "}))))),
         "die" => list.extend([(0, chunk(json!({"content": "par"}))), (20, json!("DIE"))]),
         "fail" => list.push((
             0,

@@ -1,5 +1,7 @@
 //! `omnictl` as a program against a fake daemon: what it shows, what it asks for, how it ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+
 mod documents;
 mod fake;
 
@@ -107,6 +109,41 @@ async fn chat_in_one_shot() {
     assert!(done.code == 1 && done.err.contains("the worker died; try again"), "{done:?}");
     let done = fake.run(&["chat", "oracle", "die"]).await;
     assert!(done.code == 1 && done.out.contains("par\n") && done.err.contains("broke off"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_an_answer() {
+    use std::io::Read;
+    let fake = Fake::start();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_omnictl"))
+        .arg("--socket")
+        .arg(&fake.socket)
+        .args(["chat", "oracle", "endless"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let code = tokio::task::spawn_blocking(move || {
+        let mut out = child.stdout.take().unwrap();
+        let mut begin = [0; 12];
+        out.read_exact(&mut begin).unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        child.wait().unwrap().code()
+    });
+    assert_eq!(code.await.unwrap(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_runs_to_its_end() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
+    let nowhere = Path::new("/nonexistent/omni.sock");
+    let done = run(nowhere, &["demo", "--model", model, "--max-tokens", "30", "Once upon a time"], "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    for text in ["1. Starting a daemon", "\nOnce upon a time", "tokens/s", "  ready  ", "It ended cleanly"] {
+        assert!(done.out.contains(text), "{text:?} is missing in\n{}", done.out);
+    }
+    let done = run(nowhere, &["demo", "--model", "/nonexistent.gguf"], "").await;
+    assert!(done.code != 0 && done.err.contains("/nonexistent.gguf"), "{done:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

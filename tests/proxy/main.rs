@@ -1,5 +1,7 @@
 //! The proxy against a fake daemon: what passes, what is refused, what is cut, and that nothing is left behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+
 mod binary;
 mod crowd;
 mod fake;
