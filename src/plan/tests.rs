@@ -1,3 +1,5 @@
+//! Exact bytes, kept wishes, refusals with what fits.
+
 use super::*;
 use crate::model::{Architecture, Rope, RopeKind, RopeScaling};
 
