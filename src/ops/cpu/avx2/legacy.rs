@@ -45,7 +45,7 @@ unsafe fn eight_rows<B: LegacyBlock>(rows: &Rows<'_>, first: usize, t: usize) ->
         let (mut d, mut m) = ([0.0; N], [0.0; N]);
         for i in 0..N {
             let p = rows.row((first + i).min(rows.rows - 1)).wrapping_add(b * B::BYTES);
-            _mm_prefetch(p.wrapping_add(N * rows.row_bytes).cast(), _MM_HINT_T0);
+            _mm_prefetch(p.wrapping_add(N * rows.row_bytes).cast(), _MM_HINT_T1);
             // SAFETY: the block is readable by the caller's word, the activations are padded to blocks.
             unsafe {
                 let parts = B::parts(std::slice::from_raw_parts(p, B::BYTES));

@@ -100,7 +100,7 @@ unsafe fn tile<W: Load, const ROWS: usize, const T: usize>(rows: &Rows<'_>, firs
             let a: [__m512; T] = std::array::from_fn(|i| _mm512_loadu_ps(x[i].add(c)));
             for r in 0..ROWS {
                 if T == 1 {
-                    _mm_prefetch(w[r].wrapping_add(ROWS * rows.row_bytes + c * W::BYTES).cast(), _MM_HINT_T0);
+                    _mm_prefetch(w[r].wrapping_add(ROWS * rows.row_bytes + c * W::BYTES).cast(), _MM_HINT_T1);
                 }
                 let b = W::load(w[r].add(c * W::BYTES));
                 for i in 0..T {
