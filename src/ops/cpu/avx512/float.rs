@@ -125,10 +125,10 @@ unsafe fn tile<W: Load, const ROWS: usize, const T: usize>(rows: &Rows<'_>, firs
             }
         }
     }
-    for r in 0..ROWS {
-        for i in 0..T {
+    for (r, acc) in acc.into_iter().enumerate() {
+        for (i, acc) in acc.into_iter().enumerate() {
             // SAFETY: the caller's word.
-            unsafe { rows.write(t + i, first + r, add_lanes(acc[r][i])) };
+            unsafe { rows.write(t + i, first + r, add_lanes(acc)) };
         }
     }
 }
