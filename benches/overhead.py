@@ -38,7 +38,7 @@ def main():
     with tempfile.TemporaryDirectory() as d:
         d = pathlib.Path(d)
         key = "bench-key-0123456789abcdef"
-        (d / "keys").write_text(subprocess.run([bins / "omni-proxy", "--hash-key", "--name", "bench"], input=key + "\n", capture_output=True, text=True, check=True).stdout)
+        (d / "keys").write_text(subprocess.run([bins / "omni-proxy", "--hash-key", "bench"], input=key + "\n", capture_output=True, text=True, check=True).stdout)
         with socket.socket() as p:
             p.bind(("127.0.0.1", 0)); port = p.getsockname()[1]
         daemon = subprocess.Popen([bins / "omni-inferd", "serve", a.model, "--socket", d / "s", "--threads", str(a.threads), "--ctx", "4096"], stderr=subprocess.DEVNULL)

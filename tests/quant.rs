@@ -1,6 +1,8 @@
 //! Block formats against ggml: decoding bit for bit, encoding byte for byte where the rule is fixed and within bounds
 //! where the encoder searches. Golden files by `scripts/goldens/quant.py`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use omni_inferd::quant::{DType, dequantize, kquants, legacy, quantize};
 use proptest::prelude::*;
 use std::path::Path;
@@ -184,7 +186,7 @@ proptest! {
         let top = x.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
         for (dtype, steps) in [(DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_1, 15.0), (DType::Q4_K, 6.0), (DType::Q6_K, 24.0)] {
             for (a, b) in x.iter().zip(round_trip(dtype, &x)) {
-                prop_assert!((a - b).abs() <= top / steps + 1e-7, "{}: {} became {}, largest {}", dtype, a, b, top);
+                prop_assert!((a - b).abs() <= top / steps * 1.01 + 1e-7, "{}: {} became {}, largest {}", dtype, a, b, top);
             }
         }
     }

@@ -12,6 +12,9 @@
 //! | `GET /control/v1/events` | | SSE of [`Event`], first a `status` of each model |
 //! | `GET /control/v1/logs?model=ID&lines=N&follow=true` | | `text/plain` lines |
 
+/// Figures of a worker's engine, as its heartbeat brings them.
+pub use crate::engine::Stats;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -75,7 +78,7 @@ pub struct ModelStatus {
     pub info: Option<ModelInfo>,
     /// Engine figures of the last heartbeat.
     #[schema(value_type = Option<Object>)]
-    pub stats: Option<crate::engine::Stats>,
+    pub stats: Option<Stats>,
 }
 
 /// What a worker reports once the model is bound.

@@ -1,1 +1,5 @@
-fn main() {}
+//! The control tool; see `omni_inferd::ctl`.
+
+fn main() -> std::process::ExitCode {
+    omni_inferd::ctl::main(vec![omni_inferd::proxy::cli::command()])
+}

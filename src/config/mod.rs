@@ -1,7 +1,52 @@
 //! TOML to a checked [`Config`]: the only reader of settings (files, environment). Defaults work with no file at all.
+//!
+//! It opens no socket and starts nothing; the daemon and `omnictl` call [`load`]. Everything wrong with a file is
+//! reported at once, each with its line, key and remedy ([`Problem`]).
 
-use std::path::PathBuf;
+mod document; // a table of the file: typed getters that collect problems
+mod environment; // what the process and the host add: user, directories, existing files
+mod error; // what is wrong, where, and what to do
+pub mod paths; // default places: the socket as clients find it, temporary files
+pub mod proxy; // the [proxy] table, on its own
+mod read; // document -> Config
+#[cfg(test)]
+mod tests;
+mod units; // durations, sizes, CPU lists, nearest names
+
+pub use environment::Environment;
+pub use error::{Error, Problem};
+pub use paths::{client_socket, default_socket};
+pub use read::{known_keys, parse};
+pub use units::{format_size, parse_cpus, parse_size};
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Where the configuration is looked for when nobody names a file.
+pub const SYSTEM_FILE: &str = "/etc/omni-inferd/config.toml";
+
+/// Instruction sets that `disable_isa` may name.
+pub const INSTRUCTION_SETS: [&str; 3] = ["avx2", "avx512", "avx512vnni"];
+
+/// Element types that `kv_type` may name.
+pub const KV_TYPES: [&str; 2] = ["f16", "f32"];
+
+/// The file named, or [`SYSTEM_FILE`] when it is there, or the defaults.
+///
+/// # Errors
+/// [`Error::Read`] when a file cannot be read, [`Error::Invalid`] with everything that is wrong in it.
+pub fn load(explicit: Option<&Path>) -> Result<Config, Error> {
+    let environment = Environment::current();
+    let path = match explicit {
+        Some(path) => path,
+        None if Path::new(SYSTEM_FILE).exists() => Path::new(SYSTEM_FILE),
+        None => return Ok(Config::with_defaults(&environment)),
+    };
+    // Absolute, so that paths relative to it stay right wherever a worker or a later reload looks at them.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    parse(&text, path, &environment)
+}
 
 /// Everything configurable, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,4 +122,69 @@ pub struct Model {
     pub disable_isa: Vec<String>,
     /// Replaces the file's chat template.
     pub chat_template: Option<PathBuf>,
+}
+
+impl Config {
+    /// What applies with no file: no models, the default socket.
+    pub fn with_defaults(environment: &Environment) -> Self {
+        Self { source: None, daemon: Daemon::with_defaults(environment), models: Vec::new() }
+    }
+}
+
+impl Daemon {
+    /// The defaults; only the socket depends on the process.
+    pub fn with_defaults(environment: &Environment) -> Self {
+        Self {
+            socket: environment.default_socket.clone(),
+            group: "omni".into(),
+            admin_group: "omni-admin".into(),
+            drain_timeout: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(30),
+            load_timeout: Duration::from_secs(600),
+            restart_backoff: (Duration::from_secs(1), Duration::from_secs(60)),
+            restart_limit: 10,
+            max_body_bytes: 32 << 20,
+            max_connections: 1024,
+            header_timeout: Duration::from_secs(10),
+            log: "info".into(),
+        }
+    }
+}
+
+impl Model {
+    /// A model with every setting at its default.
+    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            id: id.into(),
+            aliases: Vec::new(),
+            path: path.into(),
+            preload: false,
+            pinned: false,
+            idle_ttl: None,
+            context: None,
+            parallel: 4,
+            queue: 64,
+            threads: None,
+            cpus: None,
+            kv_type: "f16".into(),
+            prefill_chunk: 512,
+            disable_isa: Vec::new(),
+            chat_template: None,
+        }
+    }
+
+    /// An id for a file that nobody named: its stem without a split suffix (`-00001-of-00009`), with characters that
+    /// an id may not hold replaced by `-`.
+    pub fn id_from_path(path: &Path) -> String {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let base = match stem.rsplit_once("-of-") {
+            Some((head, total)) if !total.is_empty() && total.bytes().all(|b| b.is_ascii_digit()) => {
+                let part = head.trim_end_matches(|c: char| c.is_ascii_digit());
+                part.strip_suffix('-').unwrap_or(head)
+            }
+            _ => &stem,
+        };
+        let id: String = base.chars().take(120).map(|c| if read::id_char(c) { c } else { '-' }).collect();
+        if id.is_empty() || id == read::RESERVED_ID { "model".into() } else { id }
+    }
 }

@@ -1,1 +1,21 @@
-//! (to be written)
+//! `omnictl`: one file per group of commands, over the daemon's Unix socket or on a file without a daemon. It decides
+//! nothing: what it shows comes from the control API and OpenAI's endpoints. Called by `src/bin/omnictl.rs`.
+
+pub mod chat; // chat, complete
+pub mod cli; // the command line and its dispatch
+pub mod client; // HTTP over the Unix socket
+pub mod demo; // the whole path in one command
+pub mod documents; // man pages, shell completions
+pub mod error; // what went wrong, and the exit status for it
+pub mod inspect; // what a GGUF file holds, without a daemon
+pub mod load; // load, unload
+pub mod models; // status, ps, health
+pub mod offline; // logits, perplexity and speed of a file, without a daemon
+pub mod output; // tables, colours, sizes and times for people
+pub mod progress; // the bar while a model loads
+pub mod sse; // server-sent events from bytes
+pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon
+pub mod watch; // logs, events, reload
+
+pub use cli::main;
+pub use error::Error;

@@ -1,5 +1,20 @@
 //! One thread owns all model state. In: bounded queue of [`Request`]s. Out: one bounded channel of [`Event`]s per
 //! request. The engine speaks token ids only.
+//!
+//! [`open`] goes from a path to a running engine. [`Handle`] is all that the outside holds: it never waits for the
+//! thread, and the thread never waits for a reader. A sequence runs only while its channel has room for all that one
+//! step may send, so a slow reader stalls itself, and one place is always left for the last event. Called by `worker`.
+
+mod handle;
+mod open;
+mod run;
+mod shared;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use handle::Handle;
+pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open};
 
 use crate::sample::{Logprobs, Params};
 use std::time::Duration;
@@ -104,6 +119,8 @@ pub struct Stats {
     pub waiting: usize,
     pub kv_blocks_total: usize,
     pub kv_blocks_used: usize,
+    /// Unused blocks that hold a prefix for reuse.
+    pub kv_blocks_cached: usize,
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub completion_tokens_total: u64,
@@ -114,34 +131,4 @@ pub struct Stats {
     pub decode_seconds_total: f64,
     /// Milliseconds since the engine thread last came round its loop.
     pub beat_age_ms: u64,
-}
-
-/// A running engine. Dropping the last clone of it stops the thread after its current step.
-#[derive(Clone)]
-pub struct Handle {
-    _private: (),
-}
-
-impl Handle {
-    /// Queues a request. Dropping the receiver cancels it. The channel is bounded: a reader that is slow stalls its own
-    /// sequence and no other.
-    pub fn submit(&self, request: Request) -> Result<tokio::sync::mpsc::Receiver<Event>, SubmitError> {
-        let _ = request;
-        todo!()
-    }
-
-    /// Figures now; cheap, never waits for the engine.
-    pub fn stats(&self) -> Stats {
-        todo!()
-    }
-
-    /// Context per sequence in tokens.
-    pub fn context(&self) -> usize {
-        todo!()
-    }
-
-    /// Takes no further requests; running and queued ones finish.
-    pub fn close(&self) {
-        todo!()
-    }
 }

@@ -1,1 +1,113 @@
-//! (to be written)
+//! The forward pass over loaded weights: [`Executor`] owns model, thread pool, KV cache and step buffers, and turns a
+//! [`Batch`] of tokens into logits. It decides nothing: which tokens, which blocks and what becomes of the logits is the
+//! caller's (`engine`, or a command that works without one).
+//!
+//! A row's logits depend on its own sequence alone, bit for bit: not on its neighbours in the batch, nor on how its
+//! prompt was cut into chunks.
+
+mod buffers;
+mod forward;
+mod kv;
+mod solo;
+
+pub use crate::ops::cpu::Options as CpuOptions;
+pub use crate::ops::{KV_BLOCK, SeqSlice};
+pub use kv::KvType;
+pub use solo::{Solo, Wanted};
+
+use crate::model::{Hparams, Model};
+use crate::ops::{self, RopeTable, Tensor, cpu};
+use buffers::Buffers;
+use kv::KvCache;
+
+/// Why a model cannot be made ready to run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The CPU backend could not start.
+    #[error(transparent)]
+    Ops(#[from] ops::Error),
+    /// No address space for the KV cache.
+    #[error("cannot reserve {bytes} bytes for the KV cache: {source}; lower the context or the parallel sequences")]
+    Kv {
+        /// Wanted.
+        bytes: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// How to run a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads and instruction sets.
+    pub cpu: CpuOptions,
+    /// Element type of the KV cache.
+    pub kv_type: KvType,
+    /// Blocks of the KV cache, [`KV_BLOCK`] tokens each.
+    pub kv_blocks: usize,
+    /// Most rows of a batch.
+    pub max_rows: usize,
+    /// Most rows of a batch that want logits.
+    pub max_logit_rows: usize,
+}
+
+/// One step's work.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// One token per row, each below the vocabulary.
+    pub tokens: &'a [u32],
+    /// The rows' sequences: consecutive, covering all rows.
+    pub seqs: &'a [SeqSlice<'a>],
+    /// Rows whose logits are wanted, ascending.
+    pub logit_rows: &'a [usize],
+}
+
+/// A model ready to run.
+pub struct Executor {
+    model: Model<Tensor>,
+    cpu: cpu::Cpu,
+    scratch: cpu::Scratch,
+    rope: RopeTable,
+    kv: KvCache,
+    buffers: Buffers,
+}
+
+impl Executor {
+    /// Starts the compute threads and reserves cache and buffers; their pages come into being as they are used.
+    ///
+    /// # Errors
+    /// [`Error`] when threads or memory are refused or a CPU option is wrong.
+    pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
+        let cpu = cpu::Cpu::new(&options.cpu)?;
+        let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
+        let rope = RopeTable::new(&model.hparams.rope, factors.as_deref());
+        let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
+        let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
+        Ok(Executor { model, cpu, scratch: cpu::Scratch::new(), rope, kv, buffers })
+    }
+
+    /// The model's numbers.
+    pub fn hparams(&self) -> &Hparams {
+        &self.model.hparams
+    }
+
+    /// Compute threads.
+    pub fn threads(&self) -> usize {
+        self.cpu.threads()
+    }
+
+    /// Kernels in use.
+    pub fn isa(&self) -> &'static str {
+        self.cpu.isa()
+    }
+
+    /// Bytes reserved for the KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.kv.bytes()
+    }
+
+    /// Bytes of the step buffers.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.bytes()
+    }
+}

@@ -5,8 +5,8 @@ use super::{Array, Error, File, GrowError, Metadata, TensorInfo, Value};
 use crate::quant::DType;
 use std::collections::HashSet;
 
-/// No header is larger than this: a model's header is some tens of MB at most (vocabulary and merges).
-pub const MAX_HEADER_BYTES: u64 = 1 << 30;
+/// No header is larger than this: a large vocabulary with its merges takes about 20 MB.
+pub const MAX_HEADER_BYTES: u64 = 256 << 20;
 
 /// `general.alignment` where a file has none.
 const DEFAULT_ALIGNMENT: u32 = 32;
@@ -213,9 +213,15 @@ fn read_array(r: &mut Reader, key: &str) -> Result<Array, Error> {
         }
         8 => {
             r.expect(count, 8, field)?;
-            let mut strings = Vec::with_capacity(count.min(r.at_hand() as u64 / 8) as usize);
+            let element = |index: u64| move || format!("element {index} of key {key:?}");
+            // Walk ahead before anything is copied: a prefix that ends inside costs no allocation.
+            let mut ahead = r.clone();
             for index in 0..count {
-                strings.push(r.string(|| format!("element {index} of key {key:?}"))?.to_vec());
+                ahead.string(element(index))?;
+            }
+            let mut strings = Vec::with_capacity(count as usize);
+            for index in 0..count {
+                strings.push(r.string(element(index))?.to_vec());
             }
             Array::String(strings)
         }
@@ -295,7 +301,7 @@ fn data_bytes(shape: &[u64], dtype: DType) -> Result<u64, String> {
     let row = usize::try_from(cols).ok().and_then(|cols| dtype.row_bytes(cols)).ok_or_else(|| {
         format!("rows of {cols} elements are no multiple of {dtype}'s block of {}", dtype.block_len())
     })?;
-    let rows = if cols == 0 { 0 } else { elements / cols };
+    let rows = elements.checked_div(cols).unwrap_or(0);
     rows.checked_mul(row as u64).filter(|&n| n <= MAX_SIGNED).ok_or_else(overflow)
 }
 

@@ -3,6 +3,7 @@
 use super::{Error, MAX_HEADER_BYTES};
 
 /// Reads little-endian fields in order. Offsets in errors are from the start of the file.
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     prefix: &'a [u8],
     file_len: u64,

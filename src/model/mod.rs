@@ -1,8 +1,8 @@
 //! Tensor names bound once to typed fields with strict shapes, one file per architecture. No weights are read here.
 //!
 //! `Model<TensorInfo>` is what [`bind`] yields; `load` maps it to `Model<ops::Tensor>`; `exec` reads only these fields.
-//! Shapes in this file are `[rows, cols]`, row-major; GGUF lists them the other way round.
-//! Called by `load`, `plan` and `omnictl inspect`.
+//! Shapes in this file are `[rows, cols]`, row-major; GGUF lists them the other way round. [`report`] says what
+//! a file holds, also for architectures that cannot be bound. Called by `load`, `plan` and `omnictl inspect`.
 
 mod binder;
 mod error;
@@ -10,6 +10,7 @@ mod hparams;
 mod llama;
 mod qwen2;
 mod qwen3;
+pub mod report;
 mod walk;
 
 pub use error::Error;

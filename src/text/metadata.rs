@@ -3,14 +3,9 @@
 use super::Error;
 use crate::gguf::{Array, Metadata, Value};
 
-/// The value of a key; of duplicates the first.
-fn find<'m>(metadata: &'m Metadata, key: &str) -> Option<&'m Value> {
-    metadata.entries.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-}
-
 /// An optional string.
 pub(super) fn string<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Option<&'m str>, Error> {
-    match find(metadata, key) {
+    match metadata.find(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(Error::WrongType { key, expected: "a string" }),
@@ -19,22 +14,22 @@ pub(super) fn string<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Op
 
 /// An optional flag; numbers count as C counts them, as some converters write them so.
 pub(super) fn flag(metadata: &Metadata, key: &'static str, default: bool) -> bool {
-    match find(metadata, key) {
+    match metadata.find(key) {
         Some(Value::Bool(flag)) => *flag,
-        Some(value) => integer(value).map_or(default, |number| number != 0),
+        Some(value) => value.as_integer().map_or(default, |number| number != 0),
         None => default,
     }
 }
 
 /// An optional token id below `count`. One outside of the vocabulary (converters write -1 for "none") counts as absent.
 pub(super) fn token_id(metadata: &Metadata, key: &'static str, count: usize) -> Option<u32> {
-    let id = u32::try_from(integer(find(metadata, key)?)?).ok()?;
+    let id = u32::try_from(metadata.find(key)?.as_integer()?).ok()?;
     ((id as usize) < count).then_some(id)
 }
 
 /// An optional array of strings, as bytes.
 pub(super) fn strings<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Option<&'m [Vec<u8>]>, Error> {
-    match find(metadata, key) {
+    match metadata.find(key) {
         None => Ok(None),
         Some(Value::Array(Array::String(list))) => Ok(Some(list)),
         Some(_) => Err(Error::WrongType { key, expected: "an array of strings" }),
@@ -43,7 +38,7 @@ pub(super) fn strings<'m>(metadata: &'m Metadata, key: &'static str) -> Result<O
 
 /// An optional array of floating-point numbers.
 pub(super) fn floats(metadata: &Metadata, key: &'static str) -> Result<Option<Vec<f32>>, Error> {
-    match find(metadata, key) {
+    match metadata.find(key) {
         None => Ok(None),
         Some(Value::Array(Array::F32(list))) => Ok(Some(list.clone())),
         Some(Value::Array(Array::F64(list))) => Ok(Some(list.iter().map(|&number| number as f32).collect())),
@@ -54,7 +49,7 @@ pub(super) fn floats(metadata: &Metadata, key: &'static str) -> Result<Option<Ve
 /// An optional array of small integers, whatever their width; numbers that do not fit become -1.
 pub(super) fn integers(metadata: &Metadata, key: &'static str) -> Result<Option<Vec<i32>>, Error> {
     let narrow = |number: i64| i32::try_from(number).unwrap_or(-1);
-    let list = match find(metadata, key) {
+    let list = match metadata.find(key) {
         None => return Ok(None),
         Some(Value::Array(Array::I32(list))) => list.clone(),
         Some(Value::Array(Array::U32(list))) => list.iter().map(|&number| narrow(number.into())).collect(),
@@ -64,18 +59,4 @@ pub(super) fn integers(metadata: &Metadata, key: &'static str) -> Result<Option<
         Some(_) => return Err(Error::WrongType { key, expected: "an array of i32" }),
     };
     Ok(Some(list))
-}
-
-fn integer(value: &Value) -> Option<i64> {
-    match *value {
-        Value::U8(number) => Some(number.into()),
-        Value::I8(number) => Some(number.into()),
-        Value::U16(number) => Some(number.into()),
-        Value::I16(number) => Some(number.into()),
-        Value::U32(number) => Some(number.into()),
-        Value::I32(number) => Some(number.into()),
-        Value::U64(number) => i64::try_from(number).ok(),
-        Value::I64(number) => Some(number),
-        _ => None,
-    }
 }

@@ -23,7 +23,7 @@ mod unicode;
 mod unigram;
 mod vocabulary;
 
-pub use chat_parse::{OutputFormat, ParseOptions, ParsedOutput, ToolCall, parse_output};
+pub use chat_parse::{OutputFormat, ParseOptions, ParsedOutput, ToolCall, parse_output, parse_output_for_tools};
 pub use detokenizer::Detokenizer;
 pub use error::Error;
 pub use stop::{StopMatcher, StopResult};

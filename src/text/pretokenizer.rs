@@ -90,7 +90,7 @@ const KNOWN: [(&str, PreTokenizer, bool); 20] = [
     ("llama-v3", PreTokenizer::Scan(LLAMA3), false),
     ("qwen2", PreTokenizer::Scan(QWEN2), true),
     ("deepseek-r1-qwen", PreTokenizer::Scan(QWEN2), false),
-    ("qwen35", PreTokenizer::Scan(QWEN35), true),
+    ("qwen35", PreTokenizer::Scan(QWEN35), false),
     ("deepseek-llm", PreTokenizer::Passes(&Pass::DEEPSEEK_LLM), false),
     ("deepseek-coder", PreTokenizer::Passes(&Pass::DEEPSEEK_CODER), false),
     ("deepseek-v3", PreTokenizer::Passes(&Pass::DEEPSEEK_V3), false),

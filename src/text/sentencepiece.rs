@@ -57,6 +57,13 @@ struct Symbol {
     next: usize,
 }
 
+/// Buffers of one `encode` call, so that a word costs no allocation.
+#[derive(Default)]
+struct Scratch {
+    symbols: Vec<Symbol>,
+    heap: BinaryHeap<Candidate>,
+}
+
 /// A possible merge: higher score first, then further left. Its end tells whether it still fits the symbols.
 type Candidate = (Score, Reverse<usize>, usize, usize);
 
@@ -93,8 +100,9 @@ impl SentencePieceBpe {
 
     /// Appends the tokens of a text that holds no special literals and already has its leading space.
     pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
+        let mut scratch = Scratch::default();
         if !self.splits_at_spaces {
-            self.merge(vocabulary, text, out);
+            self.merge(vocabulary, text, &mut scratch, out);
             return;
         }
         let bytes = text.as_bytes();
@@ -102,13 +110,13 @@ impl SentencePieceBpe {
         for at in 1..=bytes.len() {
             let boundary = at == bytes.len() || (bytes[at] == b' ' && bytes[at - 1] != b' ');
             if boundary {
-                self.encode_word(vocabulary, &text[begin..at], out);
+                self.encode_word(vocabulary, &text[begin..at], &mut scratch, out);
                 begin = at;
             }
         }
     }
 
-    fn encode_word(&self, vocabulary: &Vocabulary, word: &str, out: &mut Vec<u32>) {
+    fn encode_word(&self, vocabulary: &Vocabulary, word: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let whole = vocabulary.find(word.as_bytes());
         if let Some(id) = whole
             && self.memo[id as usize].load(Ordering::Relaxed) == GIVES_ITSELF
@@ -117,7 +125,7 @@ impl SentencePieceBpe {
             return;
         }
         let begin = out.len();
-        self.merge(vocabulary, word, out);
+        self.merge(vocabulary, word, scratch, out);
         if let Some(id) = whole {
             let state = if out[begin..] == [id] { GIVES_ITSELF } else { GIVES_OTHERS };
             self.memo[id as usize].store(state, Ordering::Relaxed);
@@ -125,14 +133,15 @@ impl SentencePieceBpe {
     }
 
     /// Merges neighbours into tokens, best score first, until none fits; O(n log n).
-    fn merge(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+    fn merge(&self, vocabulary: &Vocabulary, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let Scratch { symbols, heap } = scratch;
+        symbols.clear();
+        heap.clear();
         for (begin, c) in text.char_indices() {
             let at = symbols.len();
             symbols.push(Symbol { begin, end: begin + c.len_utf8(), previous: at.wrapping_sub(1), next: at + 1 });
         }
         let count = symbols.len();
-        let mut heap = BinaryHeap::new();
         let offer = |heap: &mut BinaryHeap<Candidate>, symbols: &[Symbol], left: usize, right: usize| {
             if left < count && right < count {
                 let end = symbols[right].end;
@@ -141,7 +150,7 @@ impl SentencePieceBpe {
                 }
             }
         };
-        (1..count).for_each(|right| offer(&mut heap, &symbols, right - 1, right));
+        (1..count).for_each(|right| offer(heap, symbols, right - 1, right));
         while let Some((_, Reverse(left), right, end)) = heap.pop() {
             let gone = |at: usize| symbols[at].begin == symbols[at].end;
             if gone(left) || gone(right) || symbols[left].next != right || symbols[right].end != end {
@@ -154,8 +163,8 @@ impl SentencePieceBpe {
             if next < count {
                 symbols[next].previous = left;
             }
-            offer(&mut heap, &symbols, symbols[left].previous, left);
-            offer(&mut heap, &symbols, left, next);
+            offer(heap, symbols, symbols[left].previous, left);
+            offer(heap, symbols, left, next);
         }
         for symbol in symbols.iter().filter(|symbol| symbol.begin < symbol.end) {
             let bytes = &text.as_bytes()[symbol.begin..symbol.end];

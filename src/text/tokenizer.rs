@@ -74,10 +74,16 @@ impl Tokenizer {
         };
         let byte_level = spelling == Spelling::ByteLevel;
         // Files older than the flag: Llama's tokenizers begin with BOS, others do not.
-        let llama_bpe =
-            matches!(metadata::string(file, "tokenizer.ggml.pre")?, Some("llama-bpe" | "llama3" | "llama-v3"));
+        let pre = metadata::string(file, "tokenizer.ggml.pre")?.unwrap_or_default();
+        let llama_bpe = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+        // Kimi's own tokenizer takes the literals of these two for plain text.
+        let not_parsed = match pre {
+            "kimi-k2" => [id("tokenizer.ggml.unknown_token_id"), id("tokenizer.ggml.padding_token_id")],
+            _ => [None, None],
+        };
         let literals = |kinds: &[Kind]| {
-            let ids = kinds.iter().flat_map(|&kind| vocabulary.ids_of(kind));
+            let ids =
+                kinds.iter().flat_map(|&kind| vocabulary.ids_of(kind)).filter(|id| !not_parsed.contains(&Some(*id)));
             Literals::new(ids.filter_map(|id| vocabulary.token(id).map(|bytes| (bytes, id))))
         };
         let mut tokenizer = Self {

@@ -1,4 +1,148 @@
 //! One model's process: engine thread, tokenizer, HTTP on a private Unix socket. Started by the daemon as
 //! `omni-inferd worker`, with descriptor 3 the listening socket and descriptor 4 the control channel ([`protocol`]).
+//!
+//! It ends when told to, when the daemon is gone (end of file on the control channel), or when its model cannot be
+//! loaded; a file or setting that makes loading impossible is reported as refused, so that nobody starts it again.
 
+mod control;
+mod load;
 pub mod protocol;
+
+use crate::api::http::{Limits, serve};
+use crate::api::{self, Served};
+use crate::engine::Handle;
+use control::{Control, Reporter};
+use protocol::{Report, Spec};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit status: drained or stopped as told.
+pub const EXIT_OK: i32 = 0;
+/// Exit status: the model was refused, the reason reported.
+pub const EXIT_REFUSED: i32 = 78;
+/// Exit status: something failed that may go better next time.
+pub const EXIT_FAILED: i32 = 70;
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Threads that serve HTTP; the engine has its own.
+const HTTP_THREADS: usize = 2;
+/// Threads that tokenize and render large requests; more would take cores from the engine.
+const PREPARE_THREADS: usize = 2;
+
+/// Runs a worker on its inherited descriptors until it is to end; returns its exit status. Must be called before the
+/// process opens any descriptor of its own.
+pub fn run() -> i32 {
+    let [listener, control] = match crate::sys::inherit::take_pair() {
+        Ok(pair) => pair,
+        Err(error) => {
+            tracing::error!(%error, "a worker is started by the daemon, with its socket and control channel open");
+            return EXIT_FAILED;
+        }
+    };
+    run_on(listener.into(), control.into())
+}
+
+/// Runs a worker on a listening socket and a control channel; returns its exit status.
+pub fn run_on(listener: UnixListener, control: UnixStream) -> i32 {
+    let (spec, reporter, control) = match control::begin(control) {
+        Ok(begun) => begun,
+        Err(error) => {
+            tracing::error!(%error, "the control channel gave no model to load");
+            return EXIT_FAILED;
+        }
+    };
+    let reason = match work(listener, spec, &reporter, control) {
+        Ok(()) => return EXIT_OK,
+        Err(reason) => reason,
+    };
+    match reason {
+        Failure::Refused(error) => {
+            tracing::error!("{error}");
+            reporter.send(&Report::Refused { error });
+            EXIT_REFUSED
+        }
+        Failure::Failed(error) => {
+            tracing::error!("{error}");
+            EXIT_FAILED
+        }
+    }
+}
+
+/// Why a worker ends without having been told to.
+#[derive(Debug)]
+enum Failure {
+    /// Trying again cannot help.
+    Refused(String),
+    /// Trying again may.
+    Failed(String),
+}
+
+impl Failure {
+    fn failed(what: &str, error: impl std::fmt::Display) -> Self {
+        Failure::Failed(format!("{what}: {error}"))
+    }
+}
+
+fn work(listener: UnixListener, spec: Spec, reporter: &Reporter, control: Control) -> Result<(), Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(HTTP_THREADS).max_blocking_threads(PREPARE_THREADS).thread_name("http").enable_all();
+    let runtime = runtime.build();
+    let runtime = runtime.map_err(|error| Failure::failed("cannot start the threads that serve HTTP", error))?;
+    runtime.block_on(async { ignore_signals() }).map_err(|error| Failure::failed("cannot handle signals", error))?;
+    let (handle, served) = load::load(spec, reporter)?;
+    let info = served.info.clone();
+    let result = runtime.block_on(async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        reporter.send(&Report::Ready { info });
+        std::io::Result::Ok(tokio::select! {
+            () = answer(listener, Arc::new(served), control) => Ok(()),
+            () = heartbeat(&handle, reporter) => Err(Failure::Failed("the engine thread died; see the log".into())),
+        })
+    });
+    // Ends the heartbeat before the engine, which would look dead.
+    drop(runtime);
+    handle.shutdown();
+    result.map_err(|error| Failure::failed("cannot listen on the socket", error))?
+}
+
+/// Serves until told to drain, then until the running answers are complete.
+async fn answer(listener: tokio::net::UnixListener, served: Arc<Served>, control: Control) {
+    let limits = Limits {
+        // Only the daemon connects; it has limits of its own, and keeps connections for later.
+        max_connections: 16384,
+        header_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(600),
+        drain_timeout: None,
+    };
+    let handler = move |request| api::router::handle(served.clone(), request);
+    serve(listener, handler, limits, control.drained()).await;
+}
+
+/// Sends figures; ends when the engine has died. Its streams got their error event then, and a fresh process is better
+/// than this one.
+async fn heartbeat(handle: &Handle, reporter: &Reporter) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if handle.is_dead() {
+            return;
+        }
+        reporter.send(&Report::Heartbeat { stats: handle.stats() });
+    }
+}
+
+/// A service manager signals all processes of a unit at once; it is the daemon that decides when a worker ends.
+fn ignore_signals() -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move { while signals.recv().await.is_some() {} });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

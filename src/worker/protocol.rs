@@ -1,8 +1,7 @@
 //! Daemon ↔ worker control channel: one JSON object per line over a Unix socket pair (descriptor 4 of the worker).
 //! End of file on it ends the worker; end of file from the worker tells the daemon of its death.
 
-use crate::api::control::{ModelInfo, Progress};
-use crate::engine::Stats;
+use crate::api::control::{ModelInfo, Progress, Stats};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

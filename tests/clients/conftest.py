@@ -18,7 +18,8 @@ MODELS = ROOT / "models"
 CONFIG = """
 [daemon]
 socket = "{socket}"
-restart_backoff = ["50ms", "200ms"]
+restart_backoff = "50ms"
+restart_backoff_max = "200ms"
 restart_limit = 1000
 drain_timeout = "20s"
 
@@ -40,6 +41,16 @@ pinned = true
 context = 512
 parallel = 4
 threads = 1
+"""
+
+PROXY = """
+[proxy]
+socket = "{socket}"
+listen = ["127.0.0.1:{port}"]
+keys = "{keys}"
+max_connections = 4096
+max_connections_per_address = 4096
+max_requests = 4096
 """
 
 
@@ -100,18 +111,17 @@ def start_daemon(folder, config=CONFIG):
     return daemon
 
 
-def start_proxy(folder, daemon, *extra):
+def start_proxy(folder, daemon):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     key = "omni-" + secrets.token_hex(16)
-    line = subprocess.run([BINARIES / "omni-proxy", "--hash-key", "--name", "tests"], input=key + "\n", capture_output=True, text=True, check=True)
+    line = subprocess.run([BINARIES / "omni-proxy", "--hash-key", "tests"], input=key + "\n", capture_output=True, text=True, check=True)
     keys = folder / "keys"
     keys.write_text(line.stdout)
-    proxy = Process(
-        [BINARIES / "omni-proxy", "--socket", daemon.socket, "--listen", f"127.0.0.1:{port}", "--keys", keys, *extra],
-        folder / "proxy.log",
-    )
+    settings = folder / "proxy.toml"
+    settings.write_text(PROXY.format(socket=daemon.socket, port=port, keys=keys))
+    proxy = Process([BINARIES / "omni-proxy", "--config", settings], folder / "proxy.log")
     proxy.key, proxy.keys, proxy.url, proxy.port = key, keys, f"http://127.0.0.1:{port}", port
     proxy.wait_until(lambda: httpx.get(proxy.url + "/health").status_code < 500, "answer of the proxy", 20)
     return proxy
@@ -126,6 +136,6 @@ def daemon(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def proxy(daemon, tmp_path_factory):
-    process = start_proxy(tmp_path_factory.mktemp("proxy"), daemon, "--max-connections-per-address", "4096", "--max-connections", "4096")
+    process = start_proxy(tmp_path_factory.mktemp("proxy"), daemon)
     yield process
     process.stop()

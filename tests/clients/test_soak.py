@@ -52,7 +52,7 @@ async def stream(port, key, cut):
 
 def test_thousand_connections_a_tenth_cut(tmp_path):
     daemon = start_daemon(tmp_path, CONFIG)
-    proxy = start_proxy(tmp_path, daemon, "--max-connections-per-address", "4096", "--max-connections", "4096")
+    proxy = start_proxy(tmp_path, daemon)
     watched = {"daemon": daemon.pid, "proxy": proxy.pid}
 
     async def wave():

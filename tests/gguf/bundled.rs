@@ -78,3 +78,10 @@ fn growing_reads_the_header_only() {
     assert_eq!(file, File::parse(&bytes, bytes.len() as u64).unwrap());
     assert!(calls < 12, "{calls} reads");
 }
+
+#[test]
+fn the_fuzz_seeds_bind() {
+    for name in ["llama", "qwen2", "qwen3"] {
+        model::bind(&parse(&format!("fuzz/seeds/gguf/{name}.gguf"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}

@@ -1,3 +1,12 @@
 //! The GGUF reader and the model binding: bundled models, the catalogue of malformed files, properties, `inspect`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod alloc;
 mod bundled;
+mod handcrafted;
+mod inspect;
+mod malformed;
+mod model;
+mod properties;
+mod raw;

@@ -1,0 +1,156 @@
+//! The server loop on a real Unix socket: limits, timeouts, upgrades, draining.
+
+use super::super::{full, read_body, text};
+use super::*;
+use http::StatusCode;
+use http_body_util::BodyExt;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+struct Server {
+    dir: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    fn start(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("s")).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(serve(listener, handle, limits, async move { drop(stopped.await) }));
+        Server { dir, stop: Some(stop), task }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+}
+
+async fn handle(request: Request<Incoming>) -> Response<Body> {
+    let uid = request.extensions().get::<Peer>().unwrap().uid;
+    match request.uri().path() {
+        "/panic" => panic!("as asked"),
+        "/slow" => {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            text(StatusCode::OK, "slow")
+        }
+        "/echo" => match read_body(request.into_body(), 1000, Duration::from_secs(1)).await {
+            Ok(bytes) => Response::new(full(bytes)),
+            Err(error) => error.into_response(),
+        },
+        _ => text(StatusCode::OK, format!("uid {uid}")),
+    }
+}
+
+/// Sends bytes as they are and reads until the server closes.
+async fn raw(path: &Path, bytes: &str) -> String {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let _ = tokio::time::timeout(Duration::from_secs(3), stream.read_to_string(&mut answer)).await;
+    answer
+}
+
+const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn serves_keep_alive_pipelining_and_credentials() {
+    let server = Server::start(Limits::default());
+    let two = format!("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /slow HTTP/1.1\r\n{CLOSE}");
+    let answer = raw(&server.path(), &two).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+    assert!(answer.contains("uid ") && answer.ends_with("slow"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_h2c_upgrade_is_ignored() {
+    let server = Server::start(Limits::default());
+    let upgrade = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 2\r\n\r\nhi";
+    let mut stream = UnixStream::connect(server.path()).await.unwrap();
+    let mut buffer = [0; 4096];
+    for _ in 0..2 {
+        // Twice on one connection: it stays usable.
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("hi") {
+            let n = stream.read(&mut buffer).await.unwrap();
+            assert!(n > 0, "closed after {answer}");
+            answer.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+        }
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge() {
+    let server = Server::start(Limits::default());
+    let io = TokioIo::new(UnixStream::connect(server.path()).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = |path: &str| Request::get(format!("http://x{path}")).body(full("")).unwrap();
+    let (slow, quick) = (sender.send_request(request("/slow")), sender.clone().send_request(request("/panic")));
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert_eq!(quick.unwrap().status(), 500, "a panic costs its own request only");
+    assert_eq!(slow.unwrap().into_body().collect().await.unwrap().to_bytes(), "slow");
+    drop(sender);
+    driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_and_the_connection_lives() {
+    let server = Server::start(Limits::default());
+    let answer = raw(&server.path(), &format!("GET /panic HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\n{CLOSE}")).await;
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn slow_headers_and_idle_connections_are_closed() {
+    let limits = Limits {
+        header_timeout: Duration::from_millis(100),
+        idle_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let server = Server::start(limits);
+    let begin = Instant::now();
+    // Nothing at all; the first bytes of an HTTP/2 preface; half a header; a request and then silence.
+    for start in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nHos", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let answer = raw(&server.path(), start).await;
+        assert!(answer.contains("200 OK") == start.ends_with("\r\n\r\n"), "{start:?}: {answer}");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // A request in flight is no idleness.
+    assert!(raw(&server.path(), &format!("GET /slow HTTP/1.1\r\n{CLOSE}")).await.ends_with("slow"));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_get_503() {
+    let server = Server::start(Limits { max_connections: 1, ..Limits::default() });
+    let first = UnixStream::connect(server.path()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let answer = raw(&server.path(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
+    drop(first);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(raw(&server.path(), &format!("GET / HTTP/1.1\r\n{CLOSE}")).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn stopping_lets_answers_finish_and_then_cuts() {
+    for (drain, whole) in [(None, true), (Some(Duration::from_millis(10)), false)] {
+        let mut server = Server::start(Limits { drain_timeout: drain, ..Limits::default() });
+        let path = server.path();
+        let idle = UnixStream::connect(&path).await.unwrap();
+        let client = tokio::spawn(async move { raw(&path, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(server.stop.take());
+        tokio::time::timeout(Duration::from_secs(2), &mut server.task).await.unwrap().unwrap();
+        assert_eq!(client.await.unwrap().ends_with("slow"), whole);
+        assert!(UnixStream::connect(server.path()).await.is_err());
+        drop(idle);
+    }
+}

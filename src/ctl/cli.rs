@@ -1,0 +1,184 @@
+//! The command line of `omnictl`, and which function runs each command.
+
+use super::client::Client;
+use super::error::{EXIT_STATUS, Error};
+use super::output::{ColorChoice, Output};
+use super::{chat, demo, documents, inspect, load, models, offline, textcmds, watch};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// See and steer omni-inferd, and talk to its models
+#[derive(Debug, Parser)]
+#[command(name = "omnictl", version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub global: Global,
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The daemon's Unix socket [default: $OMNI_SOCKET, else the user's, else the system's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = false)]
+    pub color: ColorChoice,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    Daemon(DaemonCommand),
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    File(FileCommand),
+}
+
+/// Commands that talk with a daemon.
+#[derive(Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Show the daemon and every model it knows
+    Status,
+    /// Show the models that have a process: memory, speed, requests
+    Ps,
+    /// Load a model by id, or a GGUF file, and wait until it is ready
+    Load(load::Load),
+    /// Unload a model; waits for its running streams
+    Unload(load::Unload),
+    /// Talk with a model, or answer one prompt
+    Chat(chat::Chat),
+    /// Continue a text
+    Complete(chat::Complete),
+    /// Tell by the exit status whether the daemon is well
+    Health(models::Health),
+    /// Show log lines of the daemon or of a model
+    Logs(watch::Logs),
+    /// Show what happens in the daemon as it happens
+    Events,
+    /// Make the daemon read its configuration again
+    Reload,
+    /// Start a daemon with the bundled model, stream a story, stop it
+    Demo(demo::Demo),
+}
+
+/// Commands that need no daemon.
+#[derive(Debug, Subcommand)]
+pub enum FileCommand {
+    /// Show what a GGUF file or address holds and whether it runs here, reading its header only
+    Inspect(inspect::InspectArgs),
+    /// Turn standard input into token ids, with a GGUF file's vocabulary
+    Tokenize(textcmds::Tokenize),
+    /// Turn token ids into text, with a GGUF file's vocabulary
+    Detokenize(textcmds::Detokenize),
+    /// Render a chat request on standard input with a chat template
+    Render(textcmds::Render),
+    /// Take a model's raw answer on standard input apart: content, reasoning, tool calls
+    ParseChat(textcmds::ParseChat),
+    /// Write the logits of a token sequence as a NumPy file
+    Logits(offline::LogitsArgs),
+    /// Measure a file's tokens per second, or the perplexity of a text
+    Bench(offline::BenchArgs),
+    /// Print a completion script for a shell
+    Completions(documents::Completions),
+    /// Write the man pages
+    Man(documents::Man),
+}
+
+/// The command, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs `omnictl`. `others` are the command lines of the daemon and the proxy, which only their man pages need.
+pub fn main(others: Vec<clap::Command>) -> ExitCode {
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let out = Output::new(cli.global.json, cli.global.color);
+    let done = match cli.command {
+        Command::File(command) => on_file(command, others, out),
+        Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn with_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    // A thread may wait for a line from the terminal; it must not keep the process.
+    runtime.shutdown_background();
+    done
+}
+
+fn report(error: &Error) -> ExitCode {
+    if error.is_broken_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    if !text.is_empty() {
+        eprintln!("omnictl: {text}");
+    }
+    ExitCode::from(error.code())
+}
+
+async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Output) -> Result<(), Error> {
+    let client = Client::new(socket.unwrap_or_else(crate::config::client_socket));
+    match command {
+        DaemonCommand::Status => models::status(&client, out).await,
+        DaemonCommand::Ps => models::ps(&client, out).await,
+        DaemonCommand::Load(args) => load::load(&client, args, out).await,
+        DaemonCommand::Unload(args) => load::unload(&client, args, out).await,
+        DaemonCommand::Chat(args) => chat::chat(&client, args, out).await,
+        DaemonCommand::Complete(args) => chat::complete(&client, args, out).await,
+        DaemonCommand::Health(args) => models::health(&client, args, out).await,
+        DaemonCommand::Logs(args) => watch::logs(&client, args, out).await,
+        DaemonCommand::Events => watch::events(&client, out).await,
+        DaemonCommand::Reload => watch::reload(&client, out).await,
+        DaemonCommand::Demo(args) => demo::demo(args, out).await,
+    }
+}
+
+fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Result<(), Error> {
+    let programs = || [vec![self::command()], others].concat();
+    let (input, output) = (|| io::stdin().lock(), || io::stdout().lock());
+    match command {
+        FileCommand::Inspect(args) => inspect::run(&args)?,
+        FileCommand::Tokenize(args) => args.run(input(), output())?,
+        FileCommand::Detokenize(args) => args.run(input(), output())?,
+        FileCommand::Render(args) => args.run(input(), output())?,
+        FileCommand::ParseChat(args) => args.run(input(), output())?,
+        FileCommand::Logits(args) => offline::run_logits(&args)?,
+        FileCommand::Bench(args) => offline::run_bench(&args)?,
+        FileCommand::Completions(args) => documents::completions(args, &programs(), out)?,
+        FileCommand::Man(args) => documents::man(&args, &programs(), out)?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+        let cli = Cli::try_parse_from(["omnictl", "load", "m", "--json", "--socket", "/x"]).unwrap();
+        assert!(cli.global.json && matches!(cli.command, Command::Daemon(DaemonCommand::Load(_))));
+    }
+}

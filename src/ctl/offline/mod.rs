@@ -1,0 +1,132 @@
+//! `omnictl logits` and `omnictl bench`: what a file computes and how fast, without a daemon. One sequence, one process,
+//! the same forward pass as the worker's. For comparisons with other engines and for the tests.
+
+mod bench;
+mod logits;
+mod npy;
+mod perplexity;
+
+pub use bench::{BenchArgs, Row, bench, run_bench};
+pub use logits::{LogitsArgs, run_logits};
+pub use perplexity::{Perplexity, perplexity};
+
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::load::{self, Source};
+use crate::plan::{self, Refusal, Wish};
+use crate::text;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Instruction sets from the least to the most capable, as `--isa` names them.
+const ISA: [&str; 4] = ["scalar", "avx2", "avx512", "avx512vnni"];
+
+/// Why a command failed. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
+    #[error(transparent)]
+    Exec(#[from] exec::Error),
+    #[error("{}: {source}", path.display())]
+    Tokenizer { path: PathBuf, source: text::Error },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+    #[error("cannot find out how much memory is available: {0}")]
+    Memory(io::Error),
+    #[error("token {id} is outside of the vocabulary of {vocab}")]
+    BadToken { id: u32, vocab: usize },
+    #[error("no token was given; use --tokens 1,2,3")]
+    NoTokens,
+    #[error("the text has {found} tokens; {needed} are needed at least: give a longer text or a smaller --ctx")]
+    ShortText { found: usize, needed: usize },
+    #[error("--ctx {ctx} is too small; use 8 at least")]
+    SmallContext { ctx: usize },
+}
+
+/// How to compute; common to all commands here.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct CpuArgs {
+    /// Compute threads; by default one per physical core.
+    #[arg(short = 't', long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// CPUs to run on, as in `taskset -c`.
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<String>,
+    /// Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host's best.
+    #[arg(long, value_name = "NAME", value_parser = ISA)]
+    pub isa: Option<String>,
+    /// Element type of the KV cache: f16 or f32.
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv: KvType,
+}
+
+impl CpuArgs {
+    fn options(&self) -> CpuOptions {
+        let best = self.isa.as_deref().and_then(|isa| ISA.iter().position(|known| *known == isa));
+        let disabled = best.map_or(&[][..], |best| &ISA[best + 1..]);
+        CpuOptions {
+            threads: self.threads,
+            cpus: self.cpus.clone(),
+            disable_isa: disabled.iter().map(ToString::to_string).collect(),
+            pin: true,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(format!("not a number: {error}")),
+    }
+}
+
+/// What one sequence may need.
+struct Need {
+    /// Tokens of the sequence.
+    tokens: usize,
+    /// Tokens per step.
+    rows: usize,
+    /// Rows of a step that want logits.
+    logit_rows: usize,
+}
+
+/// Plans and loads an opened file for one sequence.
+fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
+    let model = source.bind()?;
+    let wish = Wish {
+        context: Some(need.tokens),
+        parallel: 1,
+        kv_element_bytes: cpu.kv.bytes(),
+        block_tokens: KV_BLOCK,
+        max_rows: need.rows,
+        max_logit_rows: need.logit_rows,
+    };
+    let available = plan::available_memory().map_err(Error::Memory)?;
+    let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available)?;
+    let options = exec::Options {
+        cpu: cpu.options(),
+        kv_type: cpu.kv,
+        kv_blocks: placement.kv_blocks,
+        max_rows: need.rows,
+        max_logit_rows: need.logit_rows,
+    };
+    Ok(Executor::new(source.load(model, &mut |_| ())?, &options)?)
+}
+
+/// The tokenizer of an opened file.
+fn tokenizer(source: &Source) -> Result<text::Tokenizer, Error> {
+    text::Tokenizer::from_metadata(&source.header.metadata)
+        .map_err(|error| Error::Tokenizer { path: source.path().to_path_buf(), source: error })
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
+}

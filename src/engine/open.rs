@@ -1,0 +1,221 @@
+//! From a path to a running engine: open, bind, plan, load, start the thread.
+
+use super::handle::Handle;
+use super::run::Engine;
+use super::shared::Shared;
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::load::{self, Metadata, Progress, Source};
+use crate::model::Hparams;
+use crate::plan::{self, Placement, Refusal, Wish};
+use crate::sched::Limits;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+/// Prompt rows per step whose log-probabilities are asked for: bounds the logits' buffer.
+const PROMPT_LOGITS: usize = 32;
+
+/// How to run a model.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Tokens per sequence; `None`: what the model was trained for, at most 8192 and what memory allows.
+    pub context: Option<usize>,
+    /// Sequences at once.
+    pub parallel: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Compute threads; `None`: one per physical core.
+    pub threads: Option<usize>,
+    /// CPUs to run on, as in `taskset -c`; `None`: all allowed ones.
+    pub cpus: Option<String>,
+    /// Binds each compute thread to a CPU.
+    pub pin: bool,
+    /// Instruction sets not to use.
+    pub disable_isa: Vec<String>,
+    /// Element type of the KV cache.
+    pub kv_type: KvType,
+    /// Most prompt tokens per step.
+    pub prefill_chunk: usize,
+    /// Bytes the model may take; `None`: what the host and its control groups have available now.
+    pub memory: Option<u64>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            context: None,
+            parallel: 4,
+            queue: 64,
+            threads: None,
+            cpus: None,
+            pin: true,
+            disable_isa: Vec::new(),
+            kv_type: KvType::F16,
+            prefill_chunk: 512,
+            memory: None,
+        }
+    }
+}
+
+/// What was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ModelFacts {
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.name`.
+    pub name: String,
+    pub parameters: u64,
+    pub weight_bytes: u64,
+    pub kv_bytes: u64,
+    pub scratch_bytes: u64,
+    /// Context served, tokens.
+    pub context: usize,
+    pub trained_context: usize,
+    pub parallel: usize,
+    pub threads: usize,
+    /// Kernels in use, e.g. `avx512vnni`.
+    pub isa: String,
+    pub vocab: usize,
+    pub layers: usize,
+    /// `f16` or `f32`.
+    pub kv_type: String,
+    /// What the operator should know, e.g. a context shortened for want of memory.
+    pub notes: Vec<String>,
+}
+
+/// A running engine and what the tokenizer needs.
+pub struct Opened {
+    /// The engine.
+    pub handle: Handle,
+    /// What it runs.
+    pub facts: ModelFacts,
+    /// The file's metadata, for tokenizer and chat template.
+    pub metadata: Metadata,
+}
+
+/// Why a model could not be started. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum OpenError {
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
+    #[error(transparent)]
+    Exec(#[from] exec::Error),
+    #[error("cannot find out how much memory is available: {0}")]
+    Memory(std::io::Error),
+    #[error("{option} is 0; it must be at least 1")]
+    Zero { option: &'static str },
+    #[error("cannot start the engine thread: {0}; raise the limit on processes")]
+    Thread(std::io::Error),
+    #[error("the engine thread ended while it started; see the log")]
+    Died,
+}
+
+impl OpenError {
+    /// True when trying again cannot help as long as file, settings and host stay the same.
+    pub fn is_permanent(&self) -> bool {
+        !matches!(self, OpenError::Thread(_) | OpenError::Died | OpenError::Load(load::Error::Changed { .. }))
+    }
+}
+
+/// Opens a GGUF file (or split set), checks that it fits, loads it and starts its engine. `progress` is called while
+/// weights are read. Blocks for as long as the file takes to read.
+///
+/// # Errors
+/// [`OpenError`]; nothing is read beyond the header when the model is unknown or does not fit.
+pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progress)) -> Result<Opened, OpenError> {
+    for (option, value) in [("parallel", options.parallel), ("prefill_chunk", options.prefill_chunk)] {
+        if value == 0 {
+            return Err(OpenError::Zero { option });
+        }
+    }
+    let source = Source::open(path)?;
+    let model = source.bind()?;
+    let available = match options.memory {
+        Some(bytes) => bytes,
+        None => plan::available_memory().map_err(OpenError::Memory)?,
+    };
+    let weight_bytes = model.weight_bytes();
+    let placement = plan::place(&model.hparams, weight_bytes, &wish(options), available)?;
+    let limits = limits(options, &placement);
+    let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
+    let weights = source.load(model, progress)?;
+
+    let shared = Arc::new(Shared::new(limits.context, weights.hparams.vocab, limits.parallel, options.queue));
+    let (inbox, submissions) = mpsc::sync_channel(shared.capacity());
+    let (started, outcome) = mpsc::channel();
+    let exec_options = exec_options(options, &limits);
+    let own = shared.clone();
+    // The pool counts the thread that uses it, so it is made where it is used.
+    let start = move || match Executor::new(weights, &exec_options) {
+        Ok(exec) => {
+            let _ = started.send(Ok((exec.threads(), exec.isa())));
+            Engine::new(exec, limits, submissions, own).run();
+        }
+        Err(error) => drop(started.send(Err(error))),
+    };
+    let thread = std::thread::Builder::new().name("engine".into()).spawn(start).map_err(OpenError::Thread)?;
+    let (threads, isa) = outcome.recv().map_err(|_| OpenError::Died)??;
+    (facts.threads, facts.isa) = (threads, isa.to_string());
+    Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
+}
+
+fn wish(options: &EngineOptions) -> Wish {
+    Wish {
+        context: options.context,
+        parallel: options.parallel,
+        kv_element_bytes: options.kv_type.bytes(),
+        block_tokens: KV_BLOCK,
+        max_rows: options.parallel.saturating_add(options.prefill_chunk),
+        max_logit_rows: options.parallel.saturating_add(PROMPT_LOGITS),
+    }
+}
+
+fn limits(options: &EngineOptions, placement: &Placement) -> Limits {
+    Limits {
+        blocks: placement.kv_blocks,
+        block_tokens: KV_BLOCK,
+        parallel: options.parallel,
+        // More rows than a context has are never used.
+        prefill_chunk: options.prefill_chunk.min(placement.context),
+        prompt_logits: PROMPT_LOGITS,
+        context: placement.context,
+    }
+}
+
+fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
+    exec::Options {
+        cpu: CpuOptions {
+            threads: options.threads,
+            cpus: options.cpus.clone(),
+            disable_isa: options.disable_isa.clone(),
+            pin: options.pin,
+        },
+        kv_type: options.kv_type,
+        kv_blocks: limits.blocks,
+        max_rows: limits.max_rows(),
+        max_logit_rows: limits.max_logit_rows(),
+    }
+}
+
+fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &EngineOptions) -> ModelFacts {
+    ModelFacts {
+        architecture: hparams.architecture.name().to_string(),
+        name: hparams.name.clone(),
+        parameters,
+        weight_bytes: placement.weight_bytes,
+        kv_bytes: placement.kv_bytes,
+        scratch_bytes: placement.scratch_bytes,
+        context: placement.context,
+        trained_context: hparams.context,
+        parallel: placement.parallel,
+        threads: 0,
+        isa: String::new(),
+        vocab: hparams.vocab,
+        layers: hparams.layers,
+        kv_type: options.kv_type.name().to_string(),
+        notes: placement.notes.clone(),
+    }
+}

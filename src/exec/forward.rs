@@ -1,0 +1,131 @@
+//! The forward pass, top to bottom as in the papers' block diagrams: LLaMA (arXiv 2302.13971) with grouped-query
+//! attention (2305.13245), Qwen2's biases (2407.10671) and Qwen3's q/k norms (2505.09388) where the file has them.
+
+use super::buffers::Buffers;
+use super::kv::KvCache;
+use super::{Batch, Executor};
+use crate::model::{Attention, Ffn, Hparams, Linear};
+use crate::ops::{self, MatMul, RopeTable, SeqSlice, Tensor, cpu};
+
+/// What every block of a step needs besides its weights.
+struct Step<'a> {
+    hparams: &'a Hparams,
+    cpu: &'a cpu::Cpu,
+    scratch: &'a mut cpu::Scratch,
+    rope: &'a RopeTable,
+    kv: &'a mut KvCache,
+    buffers: &'a mut Buffers,
+    seqs: &'a [SeqSlice<'a>],
+    /// Rows of the batch.
+    rows: usize,
+}
+
+impl Executor {
+    /// Evaluates a batch: writes its keys and values to the cache and returns `[logit_rows, vocab]`. `after_layer` is
+    /// called after each block, as a sign of life.
+    ///
+    /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
+    /// caller and panics.
+    pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
+        let Executor { model, cpu, scratch, rope, kv, buffers } = self;
+        let hparams = &model.hparams;
+        let rows = batch.tokens.len();
+        buffers.positions.clear();
+        for seq in batch.seqs {
+            buffers.positions.extend((seq.start..seq.start + seq.rows).map(|position| position as u32));
+        }
+        assert_eq!(buffers.positions.len(), rows, "the sequences do not cover the batch");
+        rope.angles(&buffers.positions, &mut buffers.angles);
+
+        cpu.embed(&model.embedding, batch.tokens, buffers.residual.rows(rows));
+        let mut step = Step { hparams, cpu, scratch, rope, kv, buffers, seqs: batch.seqs, rows };
+        for (index, layer) in model.layers.iter().enumerate() {
+            step.norm(&layer.attn_norm);
+            step.attention(index, &layer.attention);
+            step.add_branch();
+            step.norm(&layer.ffn_norm);
+            step.feed_forward(&layer.ffn);
+            step.add_branch();
+            after_layer();
+        }
+        step.head(&model.output_norm, model.output.as_ref().unwrap_or(&model.embedding), batch.logit_rows);
+        self.buffers.logits.rows(batch.logit_rows.len())
+    }
+}
+
+impl Step<'_> {
+    /// branch = norm(residual)
+    fn norm(&mut self, weight: &Tensor) {
+        let Buffers { residual, branch, .. } = &mut *self.buffers;
+        self.cpu.rms_norm(residual.rows(self.rows), weight, self.hparams.rms_eps, branch.rows(self.rows));
+    }
+
+    /// residual += branch
+    fn add_branch(&mut self) {
+        let Buffers { residual, branch, .. } = &mut *self.buffers;
+        self.cpu.add(residual.rows(self.rows), branch.rows(self.rows));
+    }
+
+    /// branch = attention(branch)
+    fn attention(&mut self, index: usize, weights: &Attention<Tensor>) {
+        let Step { hparams: h, cpu, scratch, rope, seqs, rows, .. } = self;
+        let rows = *rows;
+        let Buffers { branch, q, k, v, attention, angles, .. } = &mut *self.buffers;
+        let (q, k, v, attention) = (q.rows(rows), k.rows(rows), v.rows(rows), attention.rows(rows));
+
+        let mut qkv = [product(&weights.q, q), product(&weights.k, k), product(&weights.v, v)];
+        cpu.matmul(branch.rows(rows), &mut qkv, scratch);
+        if let Some(norm) = &weights.q_norm {
+            cpu.rms_norm_heads(q, norm, h.rms_eps);
+        }
+        if let Some(norm) = &weights.k_norm {
+            cpu.rms_norm_heads(k, norm, h.rms_eps);
+        }
+        cpu.rope(q, h.heads, h.key_dim, angles, rope);
+        cpu.rope(k, h.kv_heads, h.key_dim, angles, rope);
+
+        let mut cache = self.kv.layer(index);
+        cpu.kv_write(&mut cache, k, v, seqs);
+        cpu.attention(ops::Attention {
+            q,
+            heads: h.heads,
+            kv: &cache,
+            seqs,
+            scale: 1.0 / (h.key_dim as f32).sqrt(),
+            window: h.window,
+            out: attention,
+        });
+        cpu.matmul(attention, &mut [product(&weights.output, branch.rows(rows))], scratch);
+    }
+
+    /// branch = down(silu(gate(branch)) · up(branch))
+    fn feed_forward(&mut self, weights: &Ffn<Tensor>) {
+        let Step { cpu, scratch, rows, .. } = self;
+        let Buffers { branch, gate, up, .. } = &mut *self.buffers;
+        let (branch, gate, up) = (branch.rows(*rows), gate.rows(*rows), up.rows(*rows));
+        cpu.matmul(branch, &mut [product(&weights.gate, gate), product(&weights.up, up)], scratch);
+        cpu.silu_mul(gate, up);
+        cpu.matmul(gate, &mut [product(&weights.down, branch)], scratch);
+    }
+
+    /// logits = head(norm(residual)), for the rows that want them.
+    fn head(&mut self, norm: &Tensor, weight: &Tensor, wanted: &[usize]) {
+        let Buffers { residual, branch, head, logits, .. } = &mut *self.buffers;
+        let width = residual.width;
+        let residual = residual.rows(self.rows);
+        let gathered = branch.rows(wanted.len());
+        if wanted.is_empty() {
+            return;
+        }
+        for (&row, out) in wanted.iter().zip(gathered.chunks_exact_mut(width)) {
+            out.copy_from_slice(&residual[row * width..][..width]);
+        }
+        let (head, logits) = (head.rows(wanted.len()), logits.rows(wanted.len()));
+        self.cpu.rms_norm(gathered, norm, self.hparams.rms_eps, head);
+        self.cpu.matmul(head, &mut [MatMul { weight, bias: None, out: logits }], self.scratch);
+    }
+}
+
+fn product<'a>(linear: &'a Linear<Tensor>, out: &'a mut [f32]) -> MatMul<'a> {
+    MatMul { weight: &linear.weight, bias: linear.bias.as_ref(), out }
+}

@@ -1,0 +1,196 @@
+//! Memory: anonymous mappings for weights and KV cache, and how much of it this process may still use. Called by `load`
+//! and `plan`; knows nothing of what is stored.
+
+use memmap2::{Advice, MmapMut, MmapOptions};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Zeroed private memory, page-aligned, whose pages come into being when they are first written.
+pub struct Mapping {
+    map: MmapMut,
+    bytes: usize,
+}
+
+impl Mapping {
+    /// Reserves `bytes` of address space.
+    ///
+    /// # Errors
+    /// What `mmap` says: usually the process's address-space limit.
+    pub fn new(bytes: usize) -> io::Result<Mapping> {
+        // A mapping of nothing is an error to the kernel, not to us.
+        let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?;
+        // Fewer TLB misses where the kernel grants it; where it does not, plain pages do.
+        let _ = map.advise(Advice::HugePage);
+        Ok(Mapping { map, bytes })
+    }
+
+    /// The bytes, writable.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.map[..self.bytes]
+    }
+}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[..self.bytes]
+    }
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapping({} bytes)", self.bytes)
+    }
+}
+
+/// How much memory there is, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Of the host.
+    pub total: u64,
+    /// Usable without swapping: the host's estimate, and no more than the control groups allow.
+    pub available: u64,
+    /// What the tightest control group still allows, where one sets a limit.
+    pub cgroup: Option<u64>,
+}
+
+impl Memory {
+    /// The present figures.
+    ///
+    /// # Errors
+    /// When `/proc/meminfo` cannot be read or does not hold them.
+    pub fn now() -> io::Result<Memory> {
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let figure = |key| {
+            kib_field(&meminfo, key)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/meminfo has no {key}")))
+        };
+        let (total, host) = (figure("MemTotal:")?, figure("MemAvailable:")?);
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let cgroup = cgroup_available(Path::new("/sys/fs/cgroup"), &groups);
+        Ok(Memory { total, available: host.min(cgroup.unwrap_or(u64::MAX)), cgroup })
+    }
+}
+
+/// The value of `key` in `/proc/meminfo`'s format, in bytes.
+fn kib_field(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// File names and statistics keys of one control group version.
+struct Names {
+    limit: &'static str,
+    usage: &'static str,
+    file_cache: [&'static str; 2],
+}
+
+const V2: Names = Names { limit: "memory.max", usage: "memory.current", file_cache: ["active_file", "inactive_file"] };
+const V1: Names = Names {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    file_cache: ["total_active_file", "total_inactive_file"],
+};
+
+/// What the groups named in `groups` (the text of `/proc/self/cgroup`) and all groups above them still allow. `root` is
+/// where the hierarchies are mounted. Page cache is counted as free: the kernel drops it first.
+fn cgroup_available(root: &Path, groups: &str) -> Option<u64> {
+    let mut least = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next(), parts.next()?, parts.next()?);
+        let (mount, names) = match controllers {
+            "" => (root.to_path_buf(), V2),
+            list if list.split(',').any(|c| c == "memory") => (root.join("memory"), V1),
+            _ => continue,
+        };
+        let mut group = mount.join(path.trim_start_matches('/'));
+        while group.starts_with(&mount) {
+            if let Some(free) = group_free(&group, &names) {
+                least = Some(least.map_or(free, |l: u64| l.min(free)));
+            }
+            if !group.pop() {
+                break;
+            }
+        }
+    }
+    least
+}
+
+/// `None` where the group sets no limit.
+fn group_free(group: &Path, names: &Names) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+    let limit = number(names.limit)?;
+    // Version 1 writes "no limit" as the largest number of pages.
+    if limit >= 1 << 62 {
+        return None;
+    }
+    let usage = number(names.usage)?;
+    let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let cache: u64 = stat
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(key, _)| names.file_cache.contains(key))
+        .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
+        .sum();
+    Some(limit.saturating_sub(usage.saturating_sub(cache)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_zeroed_aligned_and_writable() {
+        let mut mapping = Mapping::new(10_000).unwrap();
+        assert_eq!((mapping.as_ref().len(), mapping.as_ref().as_ptr() as usize % 4096), (10_000, 0));
+        assert!(mapping.as_ref().iter().all(|b| *b == 0));
+        mapping.as_mut_slice()[9_999] = 7;
+        assert_eq!(mapping.as_ref()[9_999], 7);
+        assert_eq!(Mapping::new(0).unwrap().as_ref().len(), 0);
+    }
+
+    #[test]
+    fn an_impossible_mapping_is_an_error() {
+        assert!(Mapping::new(usize::MAX / 2).is_err());
+    }
+
+    #[test]
+    fn the_host_has_memory() {
+        let memory = Memory::now().unwrap();
+        assert!(memory.available > 0 && memory.available <= memory.total);
+    }
+
+    #[test]
+    fn the_tightest_group_counts_and_page_cache_is_free() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("system.slice/omni.service");
+        fs::create_dir_all(&leaf).unwrap();
+        let group = |dir: &Path, max: &str, current: &str| {
+            fs::write(dir.join("memory.max"), max).unwrap();
+            fs::write(dir.join("memory.current"), current).unwrap();
+        };
+        let groups = "0::/system.slice/omni.service\n";
+        assert_eq!(cgroup_available(root.path(), groups), None);
+        group(&leaf, "max\n", "10\n");
+        assert_eq!(cgroup_available(root.path(), groups), None);
+        group(leaf.parent().unwrap(), "1000\n", "900\n");
+        fs::write(leaf.parent().unwrap().join("memory.stat"), "anon 600\nactive_file 100\ninactive_file 200\n")
+            .unwrap();
+        assert_eq!(cgroup_available(root.path(), groups), Some(400));
+        group(&leaf, "250\n", "100\n");
+        assert_eq!(cgroup_available(root.path(), groups), Some(150));
+    }
+
+    #[test]
+    fn version_one_groups_are_read_too() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("memory/docker/abc");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("memory.limit_in_bytes"), "5000\n").unwrap();
+        fs::write(dir.join("memory.usage_in_bytes"), "4000\n").unwrap();
+        fs::write(root.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        let groups = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n";
+        assert_eq!(cgroup_available(root.path(), groups), Some(1000));
+    }
+}

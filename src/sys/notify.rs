@@ -1,0 +1,62 @@
+//! The service manager's notification protocol (sd_notify(3)). Everything here does nothing when `NOTIFY_SOCKET` is not
+//! set; a message that cannot be sent is logged and costs nothing else. Called by the daemon.
+
+use sd_notify::NotifyState;
+use std::time::Duration;
+
+/// The daemon answers on its socket.
+pub fn ready() {
+    send(&[NotifyState::Ready]);
+}
+
+/// The configuration is being read again; [`ready`] ends it. Carries the clock as `Type=notify-reload` demands.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the monotonic clock cannot be read; the reload is not announced"),
+    }
+}
+
+/// The daemon is about to end.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// One line for `systemctl status`. Line breaks, which would start a new field, become spaces.
+pub fn status(line: &str) {
+    send(&[NotifyState::Status(&line.replace(['\n', '\r'], " "))]);
+}
+
+/// The daemon is alive.
+pub fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// The daemon needs longer than the manager's own time limit to start or stop: `by` more from now.
+pub fn extend_timeout(by: Duration) {
+    send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
+}
+
+/// How often the service manager wants to hear [`watchdog`] at least; `None`: it does not watch this process.
+pub fn watchdog_interval() -> Option<Duration> {
+    std::env::var_os("NOTIFY_SOCKET")?;
+    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+/// Whether standard error is a stream of the journal. `JOURNAL_STREAM` names its device and inode (systemd.exec(5)); a
+/// process whose stderr was redirected since then inherits the variable all the same.
+pub fn stderr_is_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let stat = nix::sys::stat::fstat(std::io::stderr());
+    stat.is_ok_and(|stat| named.to_str() == Some(format!("{}:{}", stat.st_dev, stat.st_ino).as_str()))
+}
+
+/// The variables of this protocol and of socket activation; a child must not inherit them, lest it speak for its parent.
+pub const VARIABLES: [&str; 7] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}

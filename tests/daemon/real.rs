@@ -1,0 +1,130 @@
+//! The same daemon with its own worker and the bundled model.
+
+use super::harness::{Daemon, PATIENCE, Reading, alive, kill, wait_for};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
+
+/// Settings for a real worker, which beats once a second.
+const SETTINGS: &str = "[daemon]\nsocket = \"omni.sock\"\nheartbeat_timeout = \"4s\"\nrestart_backoff = \"20ms\"\n\
+    restart_backoff_max = \"100ms\"\nrestart_limit = 1000\nlog = \"info\"\n";
+
+fn start(arguments: &[&str], directory: tempfile::TempDir) -> Daemon {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omni-inferd"));
+    command.current_dir(directory.path()).args(arguments).stdin(Stdio::null());
+    command.stderr(File::create(directory.path().join("log")).unwrap());
+    let child = command.spawn().unwrap();
+    let daemon = Daemon { child, socket: directory.path().join("omni.sock"), directory };
+    wait_for("the socket", || std::os::unix::net::UnixStream::connect(&daemon.socket).is_ok());
+    daemon
+}
+
+fn configured(models: &str) -> Daemon {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config.toml"), format!("{SETTINGS}{models}")).unwrap();
+    start(&["--config", "config.toml"], directory)
+}
+
+fn block(id: &str, more: &str) -> String {
+    format!("[[model]]\nid = \"{id}\"\npath = \"{MODEL}\"\nthreads = 1\ncontext = 512\n{more}\n")
+}
+
+fn story(daemon: &Daemon, model: &str, tokens: u32) -> Reading {
+    let body = json!({"model": model, "prompt": "Once upon a time", "max_tokens": tokens, "temperature": 0,
+        "ignore_eos": true, "stream": true});
+    super::harness::send(&daemon.socket, "POST", "/v1/completions", Some(&body))
+}
+
+#[test]
+fn one_file_is_served_without_configuration() {
+    let arguments = ["serve", MODEL, "--socket", "omni.sock", "--ctx", "256", "--threads", "1", "--id", "stories"];
+    let mut daemon = start(&arguments, tempfile::tempdir().unwrap());
+    daemon.wait_state("stories", "ready");
+    let status = daemon.status("stories");
+    assert_eq!(status["pinned"], true);
+    assert_eq!(
+        (&status["info"]["architecture"], &status["info"]["context"]),
+        (&json!("qwen3"), &json!(256)),
+        "{status}"
+    );
+    let body = json!({"model": "auto", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0});
+    let answer = daemon.post("/v1/completions", &body);
+    assert_eq!((answer.status, answer.header("x-omni-model")), (200, Some("stories")), "{answer:?}");
+    assert!(!answer.json()["choices"][0]["text"].as_str().unwrap().is_empty());
+    let pieces = daemon.post("/tokenize", &json!({"content": "Once upon a time"})).json();
+    let text = daemon.post("/detokenize", &json!({"tokens": pieces["tokens"]})).json();
+    assert_eq!(text["content"], "Once upon a time");
+    assert_eq!(daemon.post("/control/v1/reload", &Value::Null).status, 409);
+    let pid = daemon.pid("stories");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!alive(pid));
+}
+
+#[test]
+fn a_real_worker_dies_freezes_and_comes_back() {
+    let daemon = configured(&(block("victim", "preload = true") + &block("other", "preload = true")));
+    daemon.wait_state("victim", "ready");
+    daemon.wait_state("other", "ready");
+    let untouched = daemon.pid("other");
+    for round in 0..5 {
+        let mut reading = story(&daemon, "victim", 400);
+        assert_eq!(reading.status, 200, "round {round}");
+        reading.chunk().unwrap();
+        kill(daemon.pid("victim"), Signal::SIGKILL);
+        let answer = reading.finish();
+        assert!(answer.body.contains("worker_died") && !answer.body.contains("[DONE]"), "round {round}");
+    }
+    assert!(story(&daemon, "other", 16).finish().body.ends_with("data: [DONE]\n\n"));
+    assert!(story(&daemon, "victim", 16).finish().body.ends_with("data: [DONE]\n\n"), "it is back");
+    let frozen = daemon.pid("victim");
+    kill(frozen, Signal::SIGSTOP);
+    let start = Instant::now();
+    wait_for("the restart", || daemon.status("victim")["pid"].as_i64().is_some_and(|pid| pid as i32 != frozen));
+    assert!(start.elapsed() >= Duration::from_secs(2) && start.elapsed() < PATIENCE);
+    daemon.wait_state("victim", "ready");
+    assert_eq!(daemon.pid("other"), untouched);
+}
+
+#[test]
+fn a_client_that_leaves_frees_the_engine() {
+    let daemon = configured(&block("stories", "preload = true\nparallel = 1"));
+    daemon.wait_state("stories", "ready");
+    let mut reading = story(&daemon, "stories", 450);
+    reading.chunk().unwrap();
+    drop(reading);
+    wait_for("the engine's rest", || daemon.status("stories")["active_requests"] == 0);
+    wait_for("the cancellation", || daemon.status("stories")["stats"]["cancelled_total"].as_u64() > Some(0));
+}
+
+#[test]
+fn what_is_no_model_is_refused_once() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("bad.gguf"), "GGUF but not really").unwrap();
+    let config = format!("{SETTINGS}[[model]]\npath = \"bad.gguf\"\npreload = true\n");
+    std::fs::write(directory.path().join("config.toml"), config).unwrap();
+    let daemon = start(&["--config", "config.toml"], directory);
+    daemon.wait_state("bad", "failed");
+    let status = daemon.status("bad");
+    assert_eq!(status["restarts"], 0, "{status}");
+    assert!(status["error"].as_str().unwrap().contains("bad.gguf"), "{status}");
+    assert!(Path::new(&status["path"].as_str().unwrap()).is_absolute());
+    assert_eq!(daemon.get("/ready").status, 503);
+}
+
+#[test]
+fn draining_lets_a_real_stream_finish() {
+    let mut daemon = configured(&block("stories", "preload = true"));
+    daemon.wait_state("stories", "ready");
+    let mut reading = story(&daemon, "stories", 450);
+    reading.chunk().unwrap();
+    daemon.signal(Signal::SIGTERM);
+    let answer = reading.finish();
+    assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
+    assert_eq!(daemon.wait().code(), Some(0));
+}

@@ -1,0 +1,99 @@
+//! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
+
+use crate::support::{bundled, greedy, options, request, run, start, unpack};
+use omni_inferd::engine::{EngineOptions, OpenError, open};
+use omni_inferd::gguf::{Value, write::Builder};
+use omni_inferd::load;
+
+fn refusal(path: &std::path::Path, options: &EngineOptions) -> OpenError {
+    let mut reads = 0;
+    let result = open(path, options, &mut |_| reads += 1);
+    assert_eq!(reads, 0, "weights were read");
+    result.err().expect("it is refused")
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_the_table() {
+    let options = EngineOptions { memory: Some(600 << 20), context: Some(512 * 1024), ..options() };
+    let error = refusal(&bundled("f32"), &options);
+    let OpenError::Refused(refusal) = &error else { panic!("{error}") };
+    assert!(refusal.context_that_fits.is_some());
+    let text = error.to_string();
+    for part in ["weights", "KV cache, 4 x 524288 tokens", "available", "600.0 MiB", "what fits: a context of at most"]
+    {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    assert!(error.is_permanent());
+}
+
+#[test]
+fn the_longest_context_it_names_does_load() {
+    let tight = EngineOptions { memory: Some(600 << 20), context: Some(512 * 1024), ..options() };
+    let OpenError::Refused(refusal) = refusal(&bundled("q8_0"), &tight) else { panic!() };
+    let context = refusal.context_that_fits.unwrap();
+    let opened = open(&bundled("q8_0"), &EngineOptions { context: Some(context), ..tight }, &mut |_| ()).unwrap();
+    assert_eq!(opened.handle.context(), context);
+    assert!(opened.facts.notes.iter().any(|n| n.contains("trained")), "{:?}", opened.facts.notes);
+}
+
+#[test]
+fn planned_bytes_are_those_that_are_reserved() {
+    let opened = open(&bundled("f16"), &options(), &mut |_| ()).unwrap();
+    // 4 sequences of 256 tokens, 3 layers, 4 heads, 32 + 32 dimensions, F16.
+    assert_eq!(opened.facts.kv_bytes, 4 * 256 * 3 * 4 * 64 * 2);
+    assert!((2_800_000..3_000_000).contains(&opened.facts.parameters), "{}", opened.facts.parameters);
+    let exec = crate::support::executor(&bundled("f16"), omni_inferd::exec::KvType::F16, 256);
+    let planned = omni_inferd::plan::scratch_bytes(exec.hparams(), 256, 256);
+    assert!(exec.buffer_bytes() as u64 <= planned && planned < 2 * exec.buffer_bytes() as u64);
+    assert_eq!(exec.kv_bytes(), 256 * 3 * 4 * 64 * 2);
+}
+
+#[test]
+fn an_unknown_architecture_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new.gguf");
+    let bytes = Builder::new().key("general.architecture", Value::String("mamba9".into())).build();
+    std::fs::write(&path, bytes).unwrap();
+    let text = refusal(&path, &options()).to_string();
+    assert!(text.contains("mamba9") && text.contains("llama") && text.contains("qwen3"), "{text}");
+}
+
+#[test]
+fn a_truncated_file_and_a_missing_one_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.gguf");
+    let whole = unpack("tests/data/tiny/qwen2.gguf.zst");
+    let bytes = std::fs::read(&whole.path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
+    let error = refusal(&path, &options());
+    assert!(matches!(error, OpenError::Load(load::Error::Gguf { .. })), "{error}");
+    let error = refusal(&dir.path().join("model-00001-of-00003.gguf"), &options());
+    assert!(error.to_string().contains("cannot open"), "{error}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    for options in [EngineOptions { parallel: 0, ..options() }, EngineOptions { prefill_chunk: 0, ..options() }] {
+        assert!(matches!(refusal(&bundled("f16"), &options), OpenError::Zero { .. }));
+    }
+    let options = EngineOptions { parallel: usize::MAX, prefill_chunk: usize::MAX, ..options() };
+    assert!(matches!(refusal(&bundled("f16"), &options), OpenError::Refused(_)));
+}
+
+#[test]
+fn broken_weights_end_a_request_with_an_error_and_not_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nan.gguf");
+    let mut bytes = std::fs::read(bundled("q8_0")).unwrap();
+    let file = omni_inferd::gguf::File::parse(&bytes, bytes.len() as u64).unwrap();
+    let norm = file.tensors.iter().find(|t| t.name == "output_norm.weight").unwrap();
+    bytes[norm.offset as usize..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let handle = start(&path, &options()).handle;
+    for _ in 0..2 {
+        let end = run(&handle, request(&[1, 2, 3], 5, greedy())).end.unwrap();
+        assert!(end.unwrap_err().contains("not finite"));
+    }
+    assert!(!handle.is_dead());
+    assert_eq!(handle.stats().kv_blocks_used, 0);
+}
