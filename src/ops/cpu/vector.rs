@@ -108,9 +108,13 @@ impl Functions {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Functions { widen: super::avx2::widen, narrow: super::avx2::narrow, ..avx2::ALL },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni => {
-                Functions { widen: super::avx2::widen, narrow: super::avx2::narrow, ..avx512::ALL }
-            }
+            Isa::Avx512 | Isa::Avx512Vnni => Functions {
+                widen: super::avx2::widen,
+                narrow: super::avx2::narrow,
+                scores: super::avx512::attention::scores,
+                weigh: super::avx512::attention::weigh,
+                ..avx512::ALL
+            },
             _ => scalar::ALL,
         }
     }
@@ -237,7 +241,7 @@ fn array<const N: usize>(x: &[f32]) -> &[f32; N] {
 }
 
 #[inline(always)]
-fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
+pub(super) fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
     let width = q.len();
     assert_eq!(keys.len(), scores.len() * width);
     for (scores, keys) in scores.chunks_mut(4).zip(keys.chunks(4 * width)) {
@@ -279,7 +283,7 @@ fn weigh_columns<const N: usize>(out: &mut [f32], keep: f32, weights: &[f32], va
 }
 
 #[inline(always)]
-fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
+pub(super) fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
     assert_eq!(values.len(), weights.len() * out.len());
     let mut at = 0;
     while at + 64 <= out.len() {

@@ -60,8 +60,9 @@ unsafe fn eight_rows<B: KBlock>(rows: &Rows<'_>, first: usize, t: usize) -> __m2
         let (mut d, mut dmin) = ([0.0; N], [0.0; N]);
         for i in 0..N {
             let p = rows.row((first + i).min(rows.rows - 1)).wrapping_add(b * B::BYTES);
-            _mm_prefetch(p.wrapping_add(N * rows.row_bytes).cast(), _MM_HINT_T0);
-            _mm_prefetch(p.wrapping_add(N * rows.row_bytes + 64).cast(), _MM_HINT_T0);
+            for line in 0..B::BYTES.div_ceil(64) {
+                _mm_prefetch(p.wrapping_add(N * rows.row_bytes + 64 * line).cast(), _MM_HINT_T1);
+            }
             // SAFETY: the block is readable by the caller's word, the activations are padded to blocks.
             unsafe {
                 let parts = B::parts(std::slice::from_raw_parts(p, B::BYTES));

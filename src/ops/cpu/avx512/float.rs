@@ -100,7 +100,7 @@ unsafe fn tile<W: Load, const ROWS: usize, const T: usize>(rows: &Rows<'_>, firs
             let a: [__m512; T] = std::array::from_fn(|i| _mm512_loadu_ps(x[i].add(c)));
             for r in 0..ROWS {
                 if T == 1 {
-                    _mm_prefetch(w[r].wrapping_add(ROWS * rows.row_bytes + c * W::BYTES).cast(), _MM_HINT_T0);
+                    _mm_prefetch(w[r].wrapping_add(ROWS * rows.row_bytes + c * W::BYTES).cast(), _MM_HINT_T1);
                 }
                 let b = W::load(w[r].add(c * W::BYTES));
                 for i in 0..T {
@@ -125,10 +125,10 @@ unsafe fn tile<W: Load, const ROWS: usize, const T: usize>(rows: &Rows<'_>, firs
             }
         }
     }
-    for r in 0..ROWS {
-        for i in 0..T {
+    for (r, acc) in acc.into_iter().enumerate() {
+        for (i, acc) in acc.into_iter().enumerate() {
             // SAFETY: the caller's word.
-            unsafe { rows.write(t + i, first + r, add_lanes(acc[r][i])) };
+            unsafe { rows.write(t + i, first + r, add_lanes(acc)) };
         }
     }
 }

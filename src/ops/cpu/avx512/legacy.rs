@@ -55,9 +55,9 @@ unsafe fn gemv<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     for pair in 0..blocks / 2 {
         let p = start.map(|p| p.wrapping_add(2 * pair * B::BYTES));
         for p in p {
-            _mm_prefetch(p.wrapping_add(R * rows.row_bytes).cast(), _MM_HINT_T0);
+            _mm_prefetch(p.wrapping_add(R * rows.row_bytes).cast(), _MM_HINT_T1);
             if 2 * B::BYTES > 64 {
-                _mm_prefetch(p.wrapping_add(R * rows.row_bytes + 2 * B::BYTES - 1).cast(), _MM_HINT_T0);
+                _mm_prefetch(p.wrapping_add(R * rows.row_bytes + 2 * B::BYTES - 1).cast(), _MM_HINT_T1);
             }
         }
         // SAFETY: two blocks from each of these addresses on.

@@ -183,9 +183,9 @@ unsafe fn step_kquant<B: kquants::Unpack, const T: usize>(
         let mut offset = [zero; T];
         for j in 0..8 {
             let m = _mm512_load_si512(tile.m[j].as_ptr().cast());
-            for i in 0..T {
+            for (i, offset) in offset.iter_mut().enumerate() {
                 let sums = acts.sums.as_ptr().add(((t + i) * acts.stride + b * COLS) / 16).cast::<i32>();
-                offset[i] = _mm512_dpwssd_epi32(offset[i], m, _mm512_set1_epi32(sums.add(j).read_unaligned()));
+                *offset = _mm512_dpwssd_epi32(*offset, m, _mm512_set1_epi32(sums.add(j).read_unaligned()));
             }
         }
         let (d, dmin) = (_mm512_load_ps(tile.d[0].as_ptr()), _mm512_load_ps(tile.dmin[0].as_ptr()));

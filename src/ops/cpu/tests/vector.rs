@@ -128,8 +128,8 @@ fn scaled_frequencies_follow_their_formulas() {
     assert!(linear.inv_freq.iter().zip(&plain.inv_freq).all(|(l, p)| (l * 4.0 - p).abs() <= 1e-6 * p));
     let factors: Vec<f32> = (0..64).map(|i| 1.0 + i as f32).collect();
     let llama3 = RopeTable::new(&rope(RopeKind::Norm, 128, base, RopeScaling::None), Some(&factors));
-    for i in 0..64 {
-        assert!((llama3.inv_freq[i] * factors[i] - plain.inv_freq[i]).abs() <= 1e-6 * plain.inv_freq[i]);
+    for ((scaled, factor), plain) in llama3.inv_freq.iter().zip(&factors).zip(&plain.inv_freq) {
+        assert!((scaled * factor - plain).abs() <= 1e-6 * plain);
     }
 }
 
