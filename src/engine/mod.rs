@@ -1,7 +1,7 @@
 //! One thread owns all model state. In: bounded queue of [`Request`]s. Out: one bounded channel of [`Event`]s per
 //! request. The engine speaks token ids only.
 //!
-//! [`open`] goes from a path to a running engine. [`Handle`] is all that the outside holds: it never waits for the
+//! [`open()`] goes from a path to a running engine. [`Handle`] is all that the outside holds: it never waits for the
 //! thread, and the thread never waits for a reader. A sequence runs only while its channel has room for all that one
 //! step may send, so a slow reader stalls itself, and one place is always left for the last event. Called by `worker`.
 

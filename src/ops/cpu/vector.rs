@@ -5,7 +5,7 @@
 
 use super::isa::Isa;
 use super::scalar::add_lanes;
-use crate::model::RopeKind;
+use crate::ops::RopePairing;
 
 /// Lanes that dot products are summed in.
 const LANES: usize = 16;
@@ -22,7 +22,7 @@ pub(crate) struct Functions {
     /// `x += y`.
     pub(crate) add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Turns one head by the angles of its token.
-    pub(crate) rope: unsafe fn(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind),
+    pub(crate) rope: unsafe fn(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing),
     /// `scores[j] = scale · q·keys[j]`, keys `[scores.len(), q.len()]`.
     pub(crate) scores: unsafe fn(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]),
     /// `x[i] = exp(x[i] − max)`; the sum.
@@ -59,8 +59,8 @@ macro_rules! tier {
                 super::add(x, y);
             }
             $(#[$feature])?
-            pub(super) unsafe fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind) {
-                super::rope(head, sin, cos, kind);
+            pub(super) unsafe fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
+                super::rope(head, sin, cos, pairing);
             }
             $(#[$feature])?
             pub(super) unsafe fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
@@ -187,16 +187,16 @@ fn add(x: &mut [f32], y: &[f32]) {
 }
 
 #[inline(always)]
-fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind) {
+fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
     let half = sin.len();
-    match kind {
-        RopeKind::Norm => {
+    match pairing {
+        RopePairing::Interleaved => {
             for ((pair, &sin), &cos) in head[..2 * half].chunks_exact_mut(2).zip(sin).zip(cos) {
                 let (x, y) = (pair[0], pair[1]);
                 (pair[0], pair[1]) = (x * cos - y * sin, x * sin + y * cos);
             }
         }
-        RopeKind::Neox => {
+        RopePairing::Halves => {
             let (first, second) = head[..2 * half].split_at_mut(half);
             for (((a, b), &sin), &cos) in first.iter_mut().zip(second).zip(sin).zip(cos) {
                 let (x, y) = (*a, *b);
