@@ -5,9 +5,8 @@
 //! cargo bench --bench ops_model -- [--threads N] [--quant q8_0|q4_k_m] [--tokens N] [--rounds N]
 //! ```
 
-use omni_inferd::model::{Rope, RopeKind, RopeScaling};
 use omni_inferd::ops::cpu::{Cpu, Options, Scratch};
-use omni_inferd::ops::{Attention, KvLayer, KvShape, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor};
+use omni_inferd::ops::{Attention, KvLayer, KvShape, MatMul, RopeAngles, RopePairing, RopeTable, SeqSlice, Tensor};
 use omni_inferd::quant::DType;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,8 +145,8 @@ fn weights(dtype: DType, rows: usize, cols: usize) -> Tensor {
 
 /// The forward pass of `n` tokens from position `start` on, logits of the last.
 fn step(cpu: &Cpu, model: &mut Model, b: &mut Buffers, start: usize, n: usize) {
-    let rope = Rope { kind: RopeKind::Neox, dims: HEAD, base: 1e6, scaling: RopeScaling::None };
-    let table = RopeTable::new(&rope, None);
+    let inv_freq = (0..HEAD / 2).map(|i| 1e6f64.powf(-2.0 * i as f64 / HEAD as f64) as f32).collect();
+    let table = RopeTable { pairing: RopePairing::Halves, dims: HEAD, inv_freq, magnitude: 1.0 };
     let positions: Vec<u32> = (start..start + n).map(|p| p as u32).collect();
     table.angles(&positions, &mut b.angles);
     let blocks: Vec<u32> = (0..(start + n).div_ceil(32) as u32).collect();
