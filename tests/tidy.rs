@@ -241,3 +241,28 @@ fn only_config_reads_the_environment() {
     }
     report(&faults);
 }
+
+/// README's table of promises: each row names tests that exist, or says that it is pending.
+#[test]
+fn promises_name_their_tests() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let section = readme.split("## Promises").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "the table has {} rows", rows.len());
+    let mut faults = Vec::new();
+    for row in rows {
+        let proof = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap();
+        let named: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() && !proof.contains("pending") {
+            faults.push(format!("neither a test nor pending: {row}"));
+        }
+        for name in named {
+            let (file, test) = name.split_once("::").unwrap_or((name, ""));
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !["fn ", "def "].iter().any(|word| text.contains(&format!("{word}{test}("))) {
+                faults.push(format!("README.md promises {name}, which does not exist"));
+            }
+        }
+    }
+    report(&faults);
+}

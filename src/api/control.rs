@@ -36,6 +36,20 @@ pub enum ModelState {
     Failed,
 }
 
+impl ModelState {
+    /// Its name as the wire has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ModelState::Unloaded => "unloaded",
+            ModelState::Loading => "loading",
+            ModelState::Ready => "ready",
+            ModelState::Draining => "draining",
+            ModelState::Restarting => "restarting",
+            ModelState::Failed => "failed",
+        }
+    }
+}
+
 /// Progress of a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {

@@ -80,13 +80,15 @@ pub struct Generation {
     waiting: VecDeque<(usize, Plan)>,
     running: Vec<Choice>,
     ready: VecDeque<Output>,
+    /// When the queue was last full.
+    refused: Option<Instant>,
 }
 
 impl Generation {
     /// Submits the first choices. Refused when the engine takes not even one: full, closing, or a bad request.
     pub fn start(served: Arc<Served>, plans: Vec<Plan>) -> Result<Self, ApiError> {
         let waiting = plans.into_iter().enumerate().collect();
-        let mut generation = Generation { served, waiting, running: Vec::new(), ready: VecDeque::new() };
+        let mut generation = Generation { served, waiting, running: Vec::new(), ready: VecDeque::new(), refused: None };
         match generation.fill() {
             // One has begun; the others may wait their turn.
             Err(SubmitError::QueueFull { .. }) if !generation.running.is_empty() => Ok(generation),
@@ -123,9 +125,14 @@ impl Generation {
 
     /// Submits waiting choices while there is room among the running ones.
     fn fill(&mut self) -> Result<(), SubmitError> {
+        // An attempt copies the prompt: not at every token of the running choices.
+        if !self.running.is_empty() && self.refused.is_some_and(|at| at.elapsed() < RETRY) {
+            return Ok(());
+        }
         while self.running.len() < self.served.info.parallel.max(1) {
             let Some((index, plan)) = self.waiting.front() else { return Ok(()) };
-            let events = self.served.backend.submit(plan.request.clone())?;
+            let submitted = self.served.backend.submit(plan.request.clone());
+            let events = submitted.inspect_err(|_| self.refused = Some(Instant::now()))?;
             self.running.push(Choice::new(&self.served, *index, plan, events));
             self.waiting.pop_front();
         }

@@ -1,8 +1,8 @@
 //! One table of the file with typed getters. A getter that cannot use a value notes a [`Problem`] with line and remedy
-//! and answers `None`, so that one reading finds everything that is wrong. Used by `read` (and `proxy`) only.
+//! and answers `None`, so that one reading finds everything that is wrong. Used by `read` and `proxy` only.
 
-use super::error::Problem;
-use super::units::{nearest, parse_duration, parse_size};
+use super::error::{Error, Problem};
+use super::units::{log_filter, nearest, parse_duration, parse_size};
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,37 @@ impl<'t> Document<'t> {
         Self { text, origin, problems: RefCell::default() }
     }
 
-    pub(super) fn text(&self) -> &'t str {
-        self.text
+    /// Parses `text` and hands its root to `read`; answers what that made of it if nothing was wrong.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every problem found.
+    pub(super) fn read<T>(
+        text: &'t str,
+        origin: &'t Path,
+        read: impl FnOnce(&Self, &DeTable<'t>) -> T,
+    ) -> Result<T, Error> {
+        let document = Self::new(text, origin);
+        let value = match DeTable::parse(text) {
+            Ok(root) => Some(read(&document, root.get_ref())),
+            Err(error) => {
+                let remedy = "see config.example.toml for the form".to_string();
+                document.problem(error.span().unwrap_or_default(), "", error.message().replace('\n', ", "), remedy);
+                None
+            }
+        };
+        match (value, document.into_problems()) {
+            (Some(value), problems) if problems.is_empty() => Ok(value),
+            (_, problems) => Err(Error::Invalid { path: origin.to_path_buf(), problems }),
+        }
+    }
+
+    /// The table that `value` must be.
+    pub(super) fn table<'s>(&self, name: &str, value: &'s Spanned<DeValue<'t>>) -> Option<&'s DeTable<'t>> {
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            self.problem(value.span(), name, "is not a table".into(), format!("write [{name}] and keys below it"));
+        }
+        table
     }
 
     /// Line of a byte offset, from 1.
@@ -37,13 +66,8 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// A problem that another reader of the same text found.
-    pub(super) fn problem_at(&self, line: usize, key: &str, what: String, remedy: String) {
-        self.problems.borrow_mut().push(Problem { line, key: key.into(), what, remedy });
-    }
-
     /// The problems in the file's order.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.line);
         problems
@@ -129,6 +153,29 @@ impl<'s, 't> Section<'s, 't> {
         })
     }
 
+    /// A string or a list of strings, each read by `parse`, whose error says what is wrong with one.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let texts = self.typed(key, &format!("{wanted}, or a list of such"), |value| match value {
+            DeValue::Array(items) => items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<_>>>(),
+            single => single.as_str().map(|text| vec![text]),
+        })?;
+        let values = texts.into_iter().map(parse).collect::<Result<_, _>>();
+        values.map_err(|what| self.problem(key, what, format!("write {wanted}"))).ok()
+    }
+
+    /// What to log, as [`log_filter`] has it.
+    pub(super) fn log_filter(&mut self, key: &'static str) -> Option<String> {
+        let text = self.string(key, "info")?;
+        log_filter(&text)
+            .map_err(|what| self.problem(key, what, "write error, warn, info, debug, trace or a tracing filter"))
+            .ok()
+    }
+
     /// A whole number within bounds.
     pub(super) fn count(&mut self, key: &'static str, bounds: RangeInclusive<usize>) -> Option<usize> {
         let remedy = format!("write a whole number from {} to {}", bounds.start(), bounds.end());
@@ -151,6 +198,19 @@ impl<'s, 't> Section<'s, 't> {
             None => self.problem(key, format!("is of type {}", value.type_str()), remedy),
         }
         None
+    }
+
+    /// A duration above zero; `default` where there is none of use.
+    pub(super) fn positive(&mut self, key: &'static str, default: Duration) -> Duration {
+        match self.duration(key) {
+            Some(duration) if !duration.is_zero() => return duration,
+            Some(_) => {
+                let remedy = format!("the default is \"{}\"", humantime::format_duration(default));
+                self.problem(key, "must not be zero", remedy);
+            }
+            None => {}
+        }
+        default
     }
 
     /// Bytes: a whole number, or a string with unit.

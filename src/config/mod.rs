@@ -11,13 +11,13 @@ pub mod proxy; // the [proxy] table, on its own
 mod read; // document -> Config
 #[cfg(test)]
 mod tests;
-mod units; // durations, sizes, CPU lists, nearest names
+mod units; // durations, sizes, CPU lists, log filters, nearest names
 
 pub use environment::Environment;
 pub use error::{Error, Problem};
 pub use paths::{client_socket, default_socket};
 pub use read::{known_keys, parse};
-pub use units::{format_size, parse_cpus, parse_size};
+pub use units::{format_size, log_filter, parse_cpus, parse_size};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,12 +1,15 @@
 //! The `[proxy]` table of a TOML file to checked [`Proxy`] settings. Other tables belong to the daemon and are left
-//! alone, so that proxy and daemon may share one file or have one each. Called by `omni-proxy` only.
+//! alone, so that proxy and daemon may share one file or have one each. Called by `omni-proxy`, and by the daemon's `--check` of a shared file.
 
+use super::Error;
+use super::document::{Document, Section};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+
+/// Most connections or requests that may be allowed at once.
+const MOST_AT_ONCE: usize = 1_000_000;
 
 /// Everything configurable about the proxy, checked. Each field is a key of `[proxy]` under the same name.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,195 +68,74 @@ impl Default for Proxy {
     }
 }
 
-/// Why a file was refused, with what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}; check the path and its permissions", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// The file is read, but not right.
-    #[error("{}:{line}: {what}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Key, problem and remedy.
-        what: String,
-    },
-}
-
-/// Every key, for the message about an unknown one.
-const KEYS: [&str; 15] = [
-    "socket",
-    "listen",
-    "keys",
-    "allow",
-    "max_connections",
-    "max_connections_per_address",
-    "max_requests",
-    "max_header_bytes",
-    "header_timeout",
-    "max_body_bytes",
-    "body_timeout",
-    "idle_timeout",
-    "write_timeout",
-    "drain_timeout",
-    "log",
-];
-
 impl Proxy {
     /// Reads and checks the `[proxy]` table of `path`.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the file cannot be read, else as [`Proxy::parse`].
     pub fn from_file(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::parse(&text, path)
     }
 
     /// The same from a file's text; `path` only names it in errors and anchors relative paths.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every problem found.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let invalid = |at: usize, what: String| {
-            let line = text.as_bytes().iter().take(at).filter(|&&byte| byte == b'\n').count() + 1;
-            Error::Invalid { path: path.into(), line, what }
-        };
-        let root = DeTable::parse(text)
-            .map_err(|error| invalid(error.span().map_or(0, |span| span.start), error.message().to_string()))?;
-        let Some((key, table)) = root.get_ref().iter().find(|(key, _)| key.get_ref() == "proxy") else {
-            return Err(invalid(0, "there is no [proxy] table; add one, or leave --config away".into()));
-        };
-        let DeValue::Table(table) = table.get_ref() else {
-            return Err(invalid(key.span().start, "`proxy` must be a table; write [proxy]".into()));
-        };
-        let mut proxy = Proxy::default();
-        let base = path.parent().unwrap_or(Path::new(""));
-        for (key, value) in table.iter() {
-            proxy.set(key.get_ref(), value, base).map_err(|what| {
-                invalid(value.span().start.min(text.len()), format!("`proxy.{}` {what}", key.get_ref()))
-            })?;
-        }
-        Ok(proxy)
+        Document::read(text, path, |document, root| {
+            let Some(value) = root.get("proxy") else {
+                let what = "there is no [proxy] table".to_string();
+                document.problem(0..0, "proxy", what, "add one, or leave --config away".into());
+                return Proxy::default();
+            };
+            let mut section = Section::new(document, "proxy", document.table("proxy", value));
+            let proxy = Self::read(&mut section);
+            section.finish();
+            proxy
+        })
     }
 
-    /// Sets one key; errors say problem and remedy.
-    fn set(&mut self, key: &str, value: &Spanned<DeValue>, base: &Path) -> Result<(), String> {
-        let value = value.get_ref();
-        match key {
-            "socket" => self.socket = base.join(string(value)?),
-            "listen" => self.listen = list(value, "an address like \"127.0.0.1:8080\" or \"[::]:8080\"")?,
-            "keys" => self.keys = Some(base.join(string(value)?)),
-            "allow" => self.allow = networks(value)?,
-            "max_connections" => self.max_connections = count(value)?,
-            "max_connections_per_address" => self.max_connections_per_address = count(value)?,
-            "max_requests" => self.max_requests = count(value)?,
-            "max_header_bytes" => self.max_header_bytes = header_bytes(value)?,
-            "header_timeout" => self.header_timeout = duration(value)?,
-            "max_body_bytes" => self.max_body_bytes = bytes(value)?,
-            "body_timeout" => self.body_timeout = duration(value)?,
-            "idle_timeout" => self.idle_timeout = duration(value)?,
-            "write_timeout" => self.write_timeout = duration(value)?,
-            "drain_timeout" => self.drain_timeout = duration(value)?,
-            "log" => self.log = log_filter(string(value)?)?,
-            _ => return Err(format!("is not a known key; known are: {}", KEYS.join(", "))),
+    /// Reads every key, defaults where the section has none of use.
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let defaults = Proxy::default();
+        let address = |text: &str| text.parse().map_err(|_| format!("\"{}\" is no address", text.escape_debug()));
+        let mut count = |key, default| section.count(key, 1..=MOST_AT_ONCE).unwrap_or(default);
+        Proxy {
+            max_connections: count("max_connections", defaults.max_connections),
+            max_connections_per_address: count("max_connections_per_address", defaults.max_connections_per_address),
+            max_requests: count("max_requests", defaults.max_requests),
+            socket: section.file_path("socket", "/run/omni-inferd/omni.sock").unwrap_or(defaults.socket),
+            listen: section
+                .parsed("listen", "an address like \"127.0.0.1:8080\" or \"[::]:8080\"", address)
+                .unwrap_or(defaults.listen),
+            keys: section.file_path("keys", "/etc/omni-inferd/keys"),
+            allow: section.parsed("allow", NETWORK, network).unwrap_or(defaults.allow),
+            // hyper cannot work with a buffer under 8 KiB, and nobody needs a header over 1 MiB.
+            max_header_bytes: section.size("max_header_bytes", 8 << 10..=1 << 20).unwrap_or(defaults.max_header_bytes),
+            header_timeout: section.positive("header_timeout", defaults.header_timeout),
+            max_body_bytes: section
+                .size("max_body_bytes", 1 << 10..=1 << 40)
+                .map_or(defaults.max_body_bytes, |bytes| bytes as u64),
+            body_timeout: section.positive("body_timeout", defaults.body_timeout),
+            idle_timeout: section.positive("idle_timeout", defaults.idle_timeout),
+            write_timeout: section.positive("write_timeout", defaults.write_timeout),
+            drain_timeout: section.positive("drain_timeout", defaults.drain_timeout),
+            log: section.log_filter("log").unwrap_or(defaults.log),
         }
-        Ok(())
     }
 }
 
-/// Checks a tracing filter such as `info` or `omni_inferd=debug`.
-pub fn log_filter(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_string()),
-        Err(error) => Err(format!("is no log filter ({error}); use error, warn, info, debug or trace")),
-    }
-}
+/// What [`network`] reads, for messages.
+pub const NETWORK: &str = "a network like \"10.0.0.0/8\", \"fd00::/8\" or \"192.168.1.7\"";
 
 /// Reads a network, or a single address as the network of itself.
+///
+/// # Errors
+/// What is wrong with the text.
 pub fn network(text: &str) -> Result<IpNet, String> {
     let single = |_| text.parse::<std::net::IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>()
-        .or_else(single)
-        .map_err(|_| format!("{text:?} is no network; write one like \"10.0.0.0/8\", \"fd00::/8\" or \"192.168.1.7\""))
-}
-
-fn string<'a>(value: &'a DeValue) -> Result<&'a str, String> {
-    match value {
-        DeValue::String(text) if !text.is_empty() => Ok(text),
-        _ => Err("must be a string that is not empty; put it in quotes".into()),
-    }
-}
-
-/// A string or an array of strings, each parsed as `T`.
-fn list<T: std::str::FromStr>(value: &DeValue, wanted: &str) -> Result<Vec<T>, String> {
-    strings(value)?.iter().map(|text| text.parse().map_err(|_| format!("has {text:?}; write {wanted}"))).collect()
-}
-
-fn networks(value: &DeValue) -> Result<Vec<IpNet>, String> {
-    strings(value)?.iter().map(|text| network(text).map_err(|what| format!("is wrong: {what}"))).collect()
-}
-
-fn strings<'a>(value: &'a DeValue) -> Result<Vec<&'a str>, String> {
-    match value {
-        DeValue::Array(items) => items.iter().map(|item| string(item.get_ref())).collect(),
-        other => Ok(vec![string(other)?]),
-    }
-}
-
-fn integer(value: &DeValue) -> Option<u64> {
-    match value {
-        DeValue::Integer(number) => {
-            u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok().filter(|&n| n > 0)
-        }
-        _ => None,
-    }
-}
-
-fn count(value: &DeValue) -> Result<usize, String> {
-    let most = tokio::sync::Semaphore::MAX_PERMITS;
-    integer(value)
-        .and_then(|number| usize::try_from(number).ok())
-        .filter(|&number| number <= most)
-        .ok_or_else(|| "must be a whole number of at least 1".into())
-}
-
-/// Bytes: an integer, or a string with a unit (`64MiB`).
-fn bytes(value: &DeValue) -> Result<u64, String> {
-    const WANTED: &str = "must be a number of bytes, such as 65536 or \"64MiB\"";
-    if let DeValue::String(text) = value {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let shift = match text[digits..].trim() {
-            "" | "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            _ => return Err(WANTED.into()),
-        };
-        let number = text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-        return number.filter(|&number| number > 0).ok_or_else(|| WANTED.into());
-    }
-    integer(value).ok_or_else(|| WANTED.into())
-}
-
-/// hyper cannot work with a buffer under 8 KiB, and nobody needs a header over 1 MiB.
-fn header_bytes(value: &DeValue) -> Result<usize, String> {
-    match bytes(value)? {
-        number @ 8192..=1_048_576 => Ok(number as usize),
-        _ => Err("must be from 8KiB to 1MiB".into()),
-    }
-}
-
-/// A pause: whole seconds, or a string with a unit (`500ms`, `2m`), from 1 ms to a day.
-fn duration(value: &DeValue) -> Result<Duration, String> {
-    let parsed = match value {
-        DeValue::String(text) => humantime::parse_duration(text).ok(),
-        other => integer(other).map(Duration::from_secs),
-    };
-    parsed
-        .filter(|time| (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(time))
-        .ok_or_else(|| "must be a time from 1ms to 24h, such as 30 (seconds), \"500ms\" or \"2m\"".into())
+    text.parse::<IpNet>().or_else(single).map_err(|_| format!("\"{}\" is no network", text.escape_debug()))
 }
 
 #[cfg(test)]
@@ -280,7 +162,7 @@ mod tests {
             max_header_bytes = "16KiB"
             header_timeout = "500ms"
             max_body_bytes = 1048576
-            body_timeout = 5
+            body_timeout = "5s"
             idle_timeout = "1m"
             write_timeout = "30s"
             drain_timeout = "2m"
@@ -292,28 +174,26 @@ mod tests {
         assert_eq!(proxy.allow[1].to_string(), "192.168.1.7/32");
         assert_eq!((proxy.max_connections, proxy.max_header_bytes), (1000, 16 << 10));
         assert_eq!((proxy.header_timeout, proxy.body_timeout), (Duration::from_millis(500), Duration::from_secs(5)));
-        assert_eq!(KEYS.len(), 15);
     }
 
     #[test]
     fn names_line_key_and_remedy() {
         let cases = [
-            (
-                "[proxy]\n\nsockett = 'x'",
-                "/etc/o.toml:3: `proxy.sockett` is not a known key; known are: socket, listen",
-            ),
-            ("[proxy]\nlisten = '8080'", "/etc/o.toml:2: `proxy.listen` has \"8080\"; write an address"),
-            ("[proxy]\nallow = ['10.0.0.0/40']", "`proxy.allow` is wrong: \"10.0.0.0/40\" is no network"),
-            ("[proxy]\nmax_connections = 0", "`proxy.max_connections` must be a whole number of at least 1"),
-            ("[proxy]\nmax_connections = -1", "must be a whole number"),
-            ("[proxy]\nmax_body_bytes = '64MB'", "must be a number of bytes"),
-            ("[proxy]\nmax_body_bytes = '99999999999GiB'", "must be a number of bytes"),
-            ("[proxy]\nmax_header_bytes = 10", "from 8KiB to 1MiB"),
-            ("[proxy]\nidle_timeout = 'soon'", "must be a time"),
-            ("[proxy]\nlog = 'a=b=c'", "is no log filter"),
-            ("[proxi]", "there is no [proxy] table"),
-            ("proxy = 1", "must be a table"),
-            ("\n[proxy\n", "/etc/o.toml:2:"),
+            ("[proxy]\n\nsockett = 'x'", "/etc/o.toml: line 3: proxy.sockett: unknown key; did you mean `socket`?"),
+            ("[proxy]\nlisten = '8080'", "line 2: proxy.listen: \"8080\" is no address; write an address like"),
+            ("[proxy]\nlisten = 8080", "proxy.listen: is of type integer; write an address like"),
+            ("[proxy]\nallow = ['10.0.0.0/40']", "proxy.allow: \"10.0.0.0/40\" is no network; write a network like"),
+            ("[proxy]\nmax_connections = 0", "proxy.max_connections: 0 is out of bounds; write a whole number from 1"),
+            ("[proxy]\nmax_connections = -1", "write a whole number"),
+            ("[proxy]\nmax_body_bytes = '64XB'", "\"xb\" is not a unit of size; write a size from 1KiB to 1024GiB"),
+            ("[proxy]\nmax_body_bytes = '99999999999GiB'", "write a size"),
+            ("[proxy]\nmax_header_bytes = 10", "write a size from 8KiB to 1MiB"),
+            ("[proxy]\nidle_timeout = 'soon'", "write a number with its unit, for instance idle_timeout = \"30s\""),
+            ("[proxy]\nidle_timeout = '0s'", "must not be zero; the default is \"1m 15s\""),
+            ("[proxy]\nlog = 'a=b=c'", "proxy.log: \"a=b=c\" is no log filter"),
+            ("[proxi]", "there is no [proxy] table; add one"),
+            ("proxy = 1", "is not a table"),
+            ("\n[proxy\n", "/etc/o.toml: line 2:"),
         ];
         for (text, wanted) in cases {
             let error = parse(text).unwrap_err();

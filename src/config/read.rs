@@ -2,11 +2,11 @@
 //! for [`Environment::readable`].
 
 use super::document::{Document, Section};
-use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model, proxy};
+use super::proxy::Proxy;
+use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model};
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 /// The name that stands for "whichever model is ready"; no model may take it.
 pub(super) const RESERVED_ID: &str = "auto";
@@ -28,17 +28,7 @@ pub(super) fn id_char(c: char) -> bool {
 /// # Errors
 /// [`Error::Invalid`] with every problem found.
 pub fn parse(text: &str, origin: &Path, environment: &Environment) -> Result<Config, Error> {
-    let document = Document::new(text, origin);
-    let config = match DeTable::parse(text) {
-        Ok(root) => read_root(&document, root.get_ref(), origin, environment),
-        Err(error) => {
-            let remedy = "see config.example.toml for the form".to_string();
-            document.problem(error.span().unwrap_or_default(), "", error.message().replace('\n', ", "), remedy);
-            Config::with_defaults(environment)
-        }
-    };
-    let problems = document.into_problems();
-    if problems.is_empty() { Ok(config) } else { Err(Error::Invalid { path: origin.to_path_buf(), problems }) }
+    Document::read(text, origin, |document, root| read_root(document, root, origin, environment))
 }
 
 /// Every key there is, as `(section, key)`: documentation is checked against this list.
@@ -49,22 +39,24 @@ pub fn known_keys() -> Vec<(&'static str, &'static str)> {
     let _ = read_daemon(&mut daemon, &environment);
     let mut model = Section::new(&document, "model", None);
     let _ = read_model(&mut model, &environment);
-    let daemon = daemon.finish().into_iter().map(|key| ("daemon", key));
-    daemon.chain(model.finish().into_iter().map(|key| ("model", key))).collect()
+    let mut proxy = Section::new(&document, "proxy", None);
+    let _ = Proxy::read(&mut proxy);
+    let sections = [("daemon", daemon), ("model", model), ("proxy", proxy)];
+    sections.into_iter().flat_map(|(name, section)| section.finish().into_iter().map(move |key| (name, key))).collect()
 }
 
 fn read_root(document: &Document<'_>, root: &DeTable<'_>, origin: &Path, environment: &Environment) -> Config {
     let mut top = Section::new(document, "", Some(root));
-    let daemon_table = top.value("daemon").and_then(|value| table_of(document, "daemon", value));
+    let daemon_table = top.value("daemon").and_then(|value| document.table("daemon", value));
     let mut section = Section::new(document, "daemon", daemon_table);
     let daemon = read_daemon(&mut section, environment);
     section.finish();
 
-    // `[proxy]` belongs to omni-proxy; its reader checks it, so that one --check covers a shared file.
-    if top.value("proxy").is_some()
-        && let Err(proxy::Error::Invalid { line, what, .. }) = proxy::Proxy::parse(document.text(), origin)
-    {
-        document.problem_at(line, "proxy", what, "it matters to omni-proxy only".into());
+    // `[proxy]` is omni-proxy's; it is checked here too, so that one --check covers a shared file.
+    if let Some(table) = top.value("proxy").and_then(|value| document.table("proxy", value)) {
+        let mut section = Section::new(document, "proxy", Some(table));
+        Proxy::read(&mut section);
+        section.finish();
     }
 
     let mut models = Vec::new();
@@ -74,7 +66,7 @@ fn read_root(document: &Document<'_>, root: &DeTable<'_>, origin: &Path, environ
             Some(array) if array.len() <= MAX_MODELS => {
                 for (index, item) in array.iter().enumerate() {
                     let name = format!("model[{index}]");
-                    let Some(table) = table_of(document, &name, item) else { continue };
+                    let Some(table) = document.table(&name, item) else { continue };
                     let mut section = Section::new(document, &name, Some(table));
                     if let Some(model) = read_model(&mut section, environment) {
                         claim_names(document, &section, &model, item.span(), &mut names);
@@ -89,18 +81,6 @@ fn read_root(document: &Document<'_>, root: &DeTable<'_>, origin: &Path, environ
     }
     top.finish();
     Config { source: Some(origin.to_path_buf()), daemon, models }
-}
-
-fn table_of<'s, 't>(
-    document: &Document<'_>,
-    name: &str,
-    value: &'s toml::Spanned<DeValue<'t>>,
-) -> Option<&'s DeTable<'t>> {
-    let table = value.get_ref().as_table();
-    if table.is_none() {
-        document.problem(value.span(), name, "is not a table".into(), format!("write [{name}] and keys below it"));
-    }
-    table
 }
 
 /// Ids and aliases are one name space: each may stand for one model only.
@@ -131,40 +111,24 @@ fn claim_names(
 
 fn read_daemon(section: &mut Section<'_, '_>, environment: &Environment) -> Daemon {
     let defaults = Daemon::with_defaults(environment);
-    let positive = |section: &mut Section<'_, '_>, key: &'static str, default: Duration| {
-        let value = section.duration(key).unwrap_or(default);
-        if value.is_zero() {
-            section.problem(
-                key,
-                "must not be zero",
-                format!("the default is \"{}\"", humantime::format_duration(default)),
-            );
-            return default;
-        }
-        value
-    };
-    let first = positive(section, "restart_backoff", defaults.restart_backoff.0);
-    let most = positive(section, "restart_backoff_max", defaults.restart_backoff.1.max(first));
+    let first = section.positive("restart_backoff", defaults.restart_backoff.0);
+    let most = section.positive("restart_backoff_max", defaults.restart_backoff.1.max(first));
     if most < first {
         section.problem("restart_backoff_max", "is shorter than restart_backoff", "make it the longer of the two");
-    }
-    let log = section.string("log", "info").unwrap_or(defaults.log);
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
-        section.problem("log", error.to_string(), "write error, warn, info, debug, trace or a tracing filter");
     }
     Daemon {
         socket: section.file_path("socket", "/run/omni-inferd/omni.sock").unwrap_or(defaults.socket),
         group: section.string("group", "omni").unwrap_or(defaults.group),
         admin_group: section.string("admin_group", "omni-admin").unwrap_or(defaults.admin_group),
         drain_timeout: section.duration("drain_timeout").unwrap_or(defaults.drain_timeout),
-        heartbeat_timeout: positive(section, "heartbeat_timeout", defaults.heartbeat_timeout),
-        load_timeout: positive(section, "load_timeout", defaults.load_timeout),
+        heartbeat_timeout: section.positive("heartbeat_timeout", defaults.heartbeat_timeout),
+        load_timeout: section.positive("load_timeout", defaults.load_timeout),
         restart_backoff: (first, most.max(first)),
         restart_limit: section.count("restart_limit", 1..=1_000_000).map_or(defaults.restart_limit, |n| n as u32),
         max_body_bytes: section.size("max_body_bytes", 1 << 10..=1 << 30).unwrap_or(defaults.max_body_bytes),
         max_connections: section.count("max_connections", 1..=1_000_000).unwrap_or(defaults.max_connections),
-        header_timeout: positive(section, "header_timeout", defaults.header_timeout),
-        log,
+        header_timeout: section.positive("header_timeout", defaults.header_timeout),
+        log: section.log_filter("log").unwrap_or(defaults.log),
     }
 }
 

@@ -147,7 +147,7 @@ fn mistakes_name_line_key_and_remedy() {
         ("[[model]]\npath = \"x\"\ncpus = \"4-2\"", "\"4-2\" runs backwards"),
         ("[[model]]\npath = \"x\"\npinned = true\nidle_ttl = \"1s\"", "line 4: model[0].idle_ttl: a pinned model"),
         ("[daemon\n", "line 1: "),
-        ("[proxy]\n\nlistn = 1", "line 3: proxy: `proxy.listn` is not a known key"),
+        ("[proxy]\n\nlistn = 1", "line 3: proxy.listn: unknown key; did you mean `listen`?"),
     ];
     for (text, expected) in cases {
         let found = problems(text);

@@ -1,5 +1,5 @@
-//! Small grammars of the configuration: sizes (`64MiB`), durations (`1m 30s`), CPU lists (`0-7,16`), and the nearest
-//! known name for a misspelt one. Pure.
+//! Small grammars of the configuration: sizes (`64MiB`), durations (`1m 30s`), CPU lists (`0-7,16`), log filters, and the
+//! nearest known name for a misspelt one. Pure.
 
 use std::time::Duration;
 
@@ -45,6 +45,17 @@ pub fn format_size(bytes: usize) -> String {
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text.trim()).map_err(|error| format!("\"{text}\": {error}"))?;
     if duration > LONGEST { Err(format!("\"{text}\" is longer than ten years")) } else { Ok(duration) }
+}
+
+/// Checks a tracing filter such as `info` or `omni_inferd=debug`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_string()),
+        Err(error) => Err(format!("\"{}\" is no log filter: {error}", text.escape_debug())),
+    }
 }
 
 /// CPUs of a list as `taskset -c` takes it, sorted, without doubles: `0-3,8` → `[0, 1, 2, 3, 8]`.

@@ -109,19 +109,7 @@ pub fn state(state: ModelState) -> Cell {
         ModelState::Failed => Color::Red,
         ModelState::Unloaded => Color::DarkGrey,
     };
-    Cell::new(state_name(state)).fg(color)
-}
-
-/// A state's name as the control API writes it.
-pub fn state_name(state: ModelState) -> &'static str {
-    match state {
-        ModelState::Unloaded => "unloaded",
-        ModelState::Loading => "loading",
-        ModelState::Ready => "ready",
-        ModelState::Draining => "draining",
-        ModelState::Restarting => "restarting",
-        ModelState::Failed => "failed",
-    }
+    Cell::new(state.name()).fg(color)
 }
 
 /// Bytes in binary units, three digits.

@@ -31,7 +31,7 @@ impl Bar {
                 self.bar.set_position(progress.bytes_done.min(progress.bytes_total));
                 self.bar.set_message(describe(&progress));
             }
-            (state, _) => self.bar.set_message(output::state_name(state)),
+            (state, _) => self.bar.set_message(state.name()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::error::Error;
-use super::output::{self, Output};
+use super::output::Output;
 use super::progress;
 use crate::api::control::{Event, ModelStatus, Reloaded};
 use clap::Args;
@@ -66,7 +66,7 @@ fn event_text(event: &Event) -> String {
 }
 
 fn status_text(model: &ModelStatus) -> String {
-    let mut text = format!("{} {}", model.id, output::state_name(model.state));
+    let mut text = format!("{} {}", model.id, model.state.name());
     if let Some(progress) = &model.progress {
         text += &format!("  {}", progress::describe(progress));
     }

@@ -3,7 +3,6 @@
 
 use super::access::Access;
 use super::log::Filter;
-use super::registry::name;
 use super::router::{App, ReloadRequest};
 use super::server::Source;
 use super::supervisor;
@@ -179,7 +178,7 @@ fn status_line(app: &App) -> String {
             ModelState::Loading => {
                 format!("{} loading {}%", model.id(), supervisor::percent(model.status().progress))
             }
-            state => format!("{} {}", model.id(), name(state)),
+            state => format!("{} {}", model.id(), state.name()),
         })
         .collect();
     if models.is_empty() { "No models".into() } else { models.join(", ") }

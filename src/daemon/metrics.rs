@@ -2,7 +2,6 @@
 //! so nothing has to be kept up to date in between. Counters of workers that died are kept, so they only grow.
 
 use super::model::Model;
-use super::registry::name;
 use super::router::App;
 use crate::api::control::{ModelState, Stats};
 use crate::api::error::ApiError;
@@ -147,7 +146,7 @@ impl Scrape {
         let mut family = encoder.encode_descriptor("model_state", "1 for the state the model is in", None, kind)?;
         for (model, state) in self.models.iter().flat_map(|model| STATES.map(|state| (model, state))) {
             let gauge = ConstGauge::new(i64::from(model.state == state));
-            gauge.encode(family.encode_family(&[("model", model.id.as_str()), ("state", name(state))])?)?;
+            gauge.encode(family.encode_family(&[("model", model.id.as_str()), ("state", state.name())])?)?;
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Registry {
                 let message = format!(
                     "the model '{}' is {} and was not ready within {:.0} s",
                     model.id(),
-                    name(model.state()),
+                    model.state().name(),
                     patience.as_secs_f64()
                 );
                 return Err(ApiError::unavailable(message, model.retry_after()).code("model_loading"));
@@ -235,18 +235,6 @@ impl Registry {
         });
         let all = futures_util::future::join_all(pulses);
         tokio::time::timeout(within, all).await.is_ok_and(|answers| answers.into_iter().all(|alive| alive))
-    }
-}
-
-/// The state's name as the wire has it.
-pub fn name(state: ModelState) -> &'static str {
-    match state {
-        ModelState::Unloaded => "unloaded",
-        ModelState::Loading => "loading",
-        ModelState::Ready => "ready",
-        ModelState::Draining => "draining",
-        ModelState::Restarting => "restarting",
-        ModelState::Failed => "failed",
     }
 }
 

@@ -1,7 +1,6 @@
 //! What anybody may see: the models, whether the daemon lives, whether what should be loaded is.
 
 use super::model::Model;
-use super::registry::name;
 use super::router::App;
 use crate::api::control::ModelState;
 use crate::api::error::ApiError;
@@ -62,7 +61,7 @@ pub fn ready(app: &App) -> Result<Response<Body>, ApiError> {
         .models()
         .iter()
         .filter(|model| model.settings().preload && model.state() != ModelState::Ready)
-        .map(|model| format!("{} is {}", model.id(), name(model.state())))
+        .map(|model| format!("{} is {}", model.id(), model.state().name()))
         .collect();
     if waiting.is_empty() {
         return Ok(json(StatusCode::OK, &Health { status: "ready".into() }));

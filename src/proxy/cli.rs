@@ -3,7 +3,8 @@
 use super::keys;
 use super::server::{Error, Handle, Server};
 use crate::config::paths::no_color;
-use crate::config::proxy::{self as config, Proxy};
+use crate::config::proxy::{NETWORK, Proxy, network};
+use crate::config::{self, log_filter};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -42,13 +43,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
     /// Network clients may come from; may be given several times [default: any]
-    #[arg(long, value_name = "CIDR", value_parser = config::network)]
+    #[arg(long, value_name = "CIDR", value_parser = allowed)]
     pub allow: Vec<IpNet>,
     /// Settings: the [proxy] table of this TOML file; options above win over it
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the words are the help of --config; [proxy] is TOML, no link")]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter
-    #[arg(long, value_name = "FILTER", value_parser = config::log_filter)]
+    #[arg(long, value_name = "FILTER", value_parser = log_filter)]
     pub log: Option<String>,
     /// Check settings and keys, then exit
     #[arg(long)]
@@ -103,6 +105,11 @@ pub fn main() -> ExitCode {
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("omni-proxy: {error}");
     ExitCode::from(code)
+}
+
+/// A value of `--allow`.
+fn allowed(text: &str) -> Result<IpNet, String> {
+    network(text).map_err(|what| format!("{what}; write {NETWORK}"))
 }
 
 /// The file's settings with the options over them.

@@ -126,7 +126,7 @@ fn wrong_settings_are_named() {
     let bad = output(&["--config", file.to_str().unwrap()], "");
     assert_eq!(bad.status.code(), Some(78));
     let text = String::from_utf8(bad.stderr).unwrap();
-    assert!(text.contains("p.toml:2: `proxy.listen` has \"nowhere\"; write an address"), "{text}");
+    assert!(text.contains("p.toml: line 2: proxy.listen: \"nowhere\" is no address; write an address"), "{text}");
     assert_eq!(output(&["--keys", "/nonexistent", "--check"], "").status.code(), Some(78));
     assert_eq!(output(&["--check"], "").status.code(), Some(0));
     assert_eq!(output(&["--listen", "nonsense"], "").status.code(), Some(2));
