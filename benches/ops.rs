@@ -4,19 +4,22 @@
 //! ```text
 //! cargo bench --bench ops -- [--threads N] [--rounds N] [--tokens N] [--tier NAME] [--type NAME] [--attention]
 //! ```
-//! Each figure is the best of several interleaved rounds; compare ratios, not machines. Records: `benches/records/`.
+//! Decoding walks over more weights than any cache holds; each matrix counts with its best time of several rounds, in
+//! which the tiers take turns, and so does each slice of the bandwidth probe. Compare ratios, not machines. Records: `benches/records/`.
 
 use omni_inferd::ops::cpu::{Cpu, Options, Scratch};
 use omni_inferd::ops::{Attention, KvLayer, KvShape, MatMul, SeqSlice, Tensor};
 use omni_inferd::quant::DType;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 /// Qwen2.5-1.5B: feed-forward up, `[rows, cols]`, and down.
 const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
 /// Bytes of weights per type that a decoding round walks over: beyond any cache.
 const FOOTPRINT: usize = 256 << 20;
+/// Rows of the matrices that many tokens are multiplied with: few, so that a round fits between two interruptions.
+const PREFILL_ROWS: usize = 512;
 const TYPES: [DType; 13] = [
     DType::Q8_0,
     DType::Q4_0,
@@ -67,7 +70,7 @@ fn settings() -> Settings {
     Settings {
         threads: number("--threads"),
         rounds: number("--rounds").unwrap_or(7),
-        tokens: number("--tokens").unwrap_or(256),
+        tokens: number("--tokens").unwrap_or(64),
         tier: value("--tier"),
         dtype: value("--type"),
         attention: args.iter().any(|a| a == "--attention"),
@@ -91,26 +94,34 @@ fn tiers(settings: &Settings) -> Vec<Cpu> {
     found
 }
 
-/// Best read bandwidth of `threads` threads, GB/s.
+/// Read bandwidth of `threads` threads, GB/s: slices of 8 MiB a thread, each at its best.
 fn bandwidth(threads: usize, rounds: usize) -> f64 {
     let data: Vec<u64> = vec![1; FOOTPRINT / 8];
-    let part = data.len() / threads;
-    let read = || {
-        std::thread::scope(|scope| {
-            for slice in data.chunks(part) {
-                scope.spawn(move || {
+    let slices: Vec<&[u64]> = data.chunks(threads << 20).collect();
+    let barrier = Barrier::new(threads);
+    let times = Mutex::new(vec![Duration::MAX; slices.len()]);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (slices, barrier, times) = (&slices, &barrier, &times);
+            scope.spawn(move || {
+                for (i, slice) in (0..rounds).flat_map(|_| slices.iter().enumerate()) {
+                    barrier.wait();
+                    let began = Instant::now();
                     let mut sums = [0u64; 32];
-                    for chunk in slice.chunks_exact(32) {
-                        for (sum, x) in sums.iter_mut().zip(chunk) {
-                            *sum ^= *x;
-                        }
+                    for chunk in slice[thread << 20..(thread + 1) << 20].chunks_exact(32) {
+                        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum ^= *x);
                     }
                     black_box(sums);
-                });
-            }
-        });
-    };
-    FOOTPRINT as f64 / best(rounds, read).as_nanos() as f64
+                    barrier.wait();
+                    if let (0, Ok(mut times)) = (thread, times.lock()) {
+                        times[i] = times[i].min(began.elapsed());
+                    }
+                }
+            });
+        }
+    });
+    let total: Duration = times.lock().map(|times| times.iter().sum()).unwrap_or_default();
+    FOOTPRINT as f64 / total.as_nanos() as f64
 }
 
 fn best(rounds: usize, mut f: impl FnMut()) -> Duration {
@@ -142,9 +153,8 @@ fn weights(dtype: DType, rows: usize, cols: usize) -> Tensor {
     }
 }
 
-/// Decoding over many matrices, then one matrix times many tokens.
+/// Decoding over many matrices, then part of a matrix times many tokens.
 fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
-    let mut decode = vec![Duration::MAX; tiers.len()];
     let mut prefill = vec![0.0f64; tiers.len()];
     let mut bytes = 0;
     let sets: Vec<Vec<Tensor>> = SHAPES
@@ -157,32 +167,39 @@ fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
         })
         .collect();
     let mut scratch = Scratch::new();
+    let matrices: Vec<&Tensor> = sets.iter().flatten().collect();
+    let mut decode = vec![vec![Duration::MAX; matrices.len()]; tiers.len()];
     for _ in 0..settings.rounds {
-        for (i, cpu) in tiers.iter().enumerate() {
-            let began = Instant::now();
-            for weight in sets.iter().flatten() {
+        for (cpu, times) in tiers.iter().zip(&mut decode) {
+            for (weight, time) in matrices.iter().zip(times) {
                 let (x, mut out) = (vec![0.5; weight.cols], vec![0.0; weight.rows]);
-                cpu.matmul(&x, &mut [MatMul { weight, bias: None, out: &mut out }], &mut scratch);
+                let mut jobs = [MatMul { weight, bias: None, out: &mut out }];
+                *time = best(1, || cpu.matmul(&x, &mut jobs, &mut scratch)).min(*time);
                 black_box(out);
             }
-            decode[i] = decode[i].min(began.elapsed());
         }
     }
-    for weight in sets.iter().filter_map(|set| set.first()) {
-        let x: Vec<f32> = (0..weight.cols * settings.tokens).map(|i| (i % 251) as f32 - 125.0).collect();
-        let mut out = vec![0.0; weight.rows * settings.tokens];
-        for _ in 0..settings.rounds.min(3) {
-            for (i, cpu) in tiers.iter().enumerate() {
+    for (_, cols) in SHAPES {
+        let weight = &weights(dtype, PREFILL_ROWS, cols);
+        let x: Vec<f32> = (0..cols * settings.tokens).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut out = vec![0.0; PREFILL_ROWS * settings.tokens];
+        for _ in 0..4 * settings.rounds {
+            for (cpu, rate) in tiers.iter().zip(&mut prefill) {
                 let mut jobs = [MatMul { weight, bias: None, out: &mut out }];
                 let operations = jobs[0].operations(settings.tokens);
                 let took = best(1, || cpu.matmul(&x, &mut jobs, &mut scratch));
-                prefill[i] = prefill[i].max(operations as f64 / took.as_nanos() as f64);
+                *rate = rate.max(operations as f64 / took.as_nanos() as f64);
             }
         }
     }
     for (i, cpu) in tiers.iter().enumerate() {
-        let rate = bytes as f64 / decode[i].as_nanos() as f64;
-        let name = format!("gemv/gemm_{}_{}", dtype.name().to_lowercase(), cpu.isa());
+        let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
+        let acts = match dtype.block_len() {
+            1 => "f32",
+            32 => "q8",
+            _ => "q8k",
+        };
+        let name = format!("gem{{v,m}}_{}_{acts}_{}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());
         println!("{name:<28} {rate:>8.1} {:>7.0}% {:>10.0}", 100.0 * rate / limit, prefill[i]);
     }
 }

@@ -1,6 +1,8 @@
 //! The worker's endpoints on a real socket with the bundled model behind them: what the scripted engine of the unit tests
 //! cannot show.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::error::Error;
 use super::output::{self, Output};
 use super::progress;
-use crate::api::control::{ModelState, ModelStatus, Status};
+use crate::api::control::{ModelState, ModelStatus, Stats, Status};
 use clap::Args;
 use comfy_table::Cell;
 use http::Method;
@@ -144,6 +144,6 @@ fn ps_row(model: &ModelStatus) -> Vec<Cell> {
 }
 
 /// Tokens generated per second of decoding, over the worker's life.
-fn speed(stats: &crate::engine::Stats) -> Option<f64> {
+fn speed(stats: &Stats) -> Option<f64> {
     (stats.decode_seconds_total > 0.0).then(|| stats.completion_tokens_total as f64 / stats.decode_seconds_total)
 }

@@ -1,7 +1,7 @@
 //! One thread owns all model state. In: bounded queue of [`Request`]s. Out: one bounded channel of [`Event`]s per
 //! request. The engine speaks token ids only.
 //!
-//! [`open`] goes from a path to a running engine. [`Handle`] is all that the outside holds: it never waits for the
+//! [`open()`] goes from a path to a running engine. [`Handle`] is all that the outside holds: it never waits for the
 //! thread, and the thread never waits for a reader. A sequence runs only while its channel has room for all that one
 //! step may send, so a slow reader stalls itself, and one place is always left for the last event. Called by `worker`.
 
@@ -39,7 +39,8 @@ pub struct Request {
 /// What a request's channel carries, in this order: `Prefill`*, `PromptLogprobs`?, `Token`*, then one `Done` or `Error`.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Prompt tokens evaluated so far (cached ones counted), of all; sent after each chunk.
+    /// Prompt tokens evaluated so far (cached ones counted), of all. The first comes before the first chunk is evaluated
+    /// and tells how many the cache held; then one after each chunk.
     Prefill {
         /// Evaluated.
         done: usize,

@@ -8,6 +8,7 @@
 mod buffers;
 mod forward;
 mod kv;
+mod rope;
 mod solo;
 
 pub use crate::ops::cpu::Options as CpuOptions;
@@ -80,7 +81,7 @@ impl Executor {
     pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
         let cpu = cpu::Cpu::new(&options.cpu)?;
         let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
-        let rope = RopeTable::new(&model.hparams.rope, factors.as_deref());
+        let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
         Ok(Executor { model, cpu, scratch: cpu::Scratch::new(), rope, kv, buffers })

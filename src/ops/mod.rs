@@ -9,7 +9,7 @@ pub mod reference;
 mod rope;
 mod tensor;
 
-pub use rope::{RopeAngles, RopeTable};
+pub use rope::{RopeAngles, RopePairing, RopeTable};
 pub use tensor::Tensor;
 
 use crate::quant::DType;

@@ -1,6 +1,6 @@
 //! `omnictl` as a program against a fake daemon: what it shows, what it asks for, how it ends.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod documents;
 mod fake;

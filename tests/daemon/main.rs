@@ -1,6 +1,6 @@
 //! The daemon as a process, with workers that speak the protocol and obey the words in their model file.
 
-#![allow(clippy::unwrap_used, reason = "in a test, what does not hold ends it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod control;
 mod fake;

@@ -1,6 +1,6 @@
 //! The proxy against a fake daemon: what passes, what is refused, what is cut, and that nothing is left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by a panic
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod binary;
 mod crowd;

@@ -167,19 +167,21 @@ impl KBlock for Q3K {
                 }
             }
         }
-        let s = three_bit_scales(&b[96..108]);
+        let scales = three_bit_scales(&b[96..108]).map(u64::to_le_bytes);
+        let s: [i16; 16] = std::array::from_fn(|i| i16::from(scales[i / 8][i % 8]) - 32);
         let d = half_at(b, 108);
         KParts { q, s, m: s.map(|s| 4 * s), d, dmin: d }
     }
 }
 
-/// Q3_K's sixteen scales of six bits, less 32.
+/// Q3_K's sixteen scales of six bits, one a byte, 32 too large.
 #[inline(always)]
-pub(crate) fn three_bit_scales(packed: &[u8]) -> [i16; 16] {
-    std::array::from_fn(|i| {
-        let low = if i < 8 { packed[i] & 15 } else { packed[i - 8] >> 4 };
-        i16::from(low | (packed[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) - 32
-    })
+pub(crate) fn three_bit_scales(packed: &[u8]) -> [u64; 2] {
+    let word = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let (low, top) = (u64::from(word(0)) | u64::from(word(4)) << 32, word(8));
+    let bits = |shift: u32| u64::from(top >> shift & 0x0303_0303) << 4;
+    let nibbles = |v: u64| v & 0x0f0f_0f0f_0f0f_0f0f;
+    [nibbles(low) | bits(0) | bits(2) << 32, nibbles(low >> 4) | bits(4) | bits(6) << 32]
 }
 
 /// Sixteen bytes of nibbles to 32 numbers: the low ones first.

@@ -156,7 +156,7 @@ impl Cpu {
                 // SAFETY: each token's row belongs to one range; the function suits this host.
                 let heads = unsafe { x.part(t * width, width) }.chunks_exact_mut(head_dim);
                 // SAFETY: as above.
-                heads.for_each(|head| unsafe { (self.table.vector.rope)(head, sin, cos, table.kind) });
+                heads.for_each(|head| unsafe { (self.table.vector.rope)(head, sin, cos, table.pairing) });
             }
         });
     }

@@ -17,7 +17,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) row_bytes: usize,
     /// How many.
     pub(crate) rows: usize,
-    /// Activations in the type's [`format`].
+    /// Activations in the type's [`format()`].
     pub(crate) acts: &'a Acts<'a>,
     /// Which of the tokens.
     pub(crate) tokens: Range<usize>,

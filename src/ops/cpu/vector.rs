@@ -5,7 +5,7 @@
 
 use super::isa::Isa;
 use super::scalar::add_lanes;
-use crate::model::RopeKind;
+use crate::ops::RopePairing;
 
 /// Lanes that dot products are summed in.
 const LANES: usize = 16;
@@ -22,7 +22,7 @@ pub(crate) struct Functions {
     /// `x += y`.
     pub(crate) add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Turns one head by the angles of its token.
-    pub(crate) rope: unsafe fn(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind),
+    pub(crate) rope: unsafe fn(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing),
     /// `scores[j] = scale · q·keys[j]`, keys `[scores.len(), q.len()]`.
     pub(crate) scores: unsafe fn(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]),
     /// `x[i] = exp(x[i] − max)`; the sum.
@@ -59,8 +59,8 @@ macro_rules! tier {
                 super::add(x, y);
             }
             $(#[$feature])?
-            pub(super) unsafe fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind) {
-                super::rope(head, sin, cos, kind);
+            pub(super) unsafe fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
+                super::rope(head, sin, cos, pairing);
             }
             $(#[$feature])?
             pub(super) unsafe fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
@@ -108,9 +108,13 @@ impl Functions {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Functions { widen: super::avx2::widen, narrow: super::avx2::narrow, ..avx2::ALL },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni => {
-                Functions { widen: super::avx2::widen, narrow: super::avx2::narrow, ..avx512::ALL }
-            }
+            Isa::Avx512 | Isa::Avx512Vnni => Functions {
+                widen: super::avx2::widen,
+                narrow: super::avx2::narrow,
+                scores: super::avx512::attention::scores,
+                weigh: super::avx512::attention::weigh,
+                ..avx512::ALL
+            },
             _ => scalar::ALL,
         }
     }
@@ -183,16 +187,16 @@ fn add(x: &mut [f32], y: &[f32]) {
 }
 
 #[inline(always)]
-fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], kind: RopeKind) {
+fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
     let half = sin.len();
-    match kind {
-        RopeKind::Norm => {
+    match pairing {
+        RopePairing::Interleaved => {
             for ((pair, &sin), &cos) in head[..2 * half].chunks_exact_mut(2).zip(sin).zip(cos) {
                 let (x, y) = (pair[0], pair[1]);
                 (pair[0], pair[1]) = (x * cos - y * sin, x * sin + y * cos);
             }
         }
-        RopeKind::Neox => {
+        RopePairing::Halves => {
             let (first, second) = head[..2 * half].split_at_mut(half);
             for (((a, b), &sin), &cos) in first.iter_mut().zip(second).zip(sin).zip(cos) {
                 let (x, y) = (*a, *b);
@@ -237,7 +241,7 @@ fn array<const N: usize>(x: &[f32]) -> &[f32; N] {
 }
 
 #[inline(always)]
-fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
+pub(super) fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
     let width = q.len();
     assert_eq!(keys.len(), scores.len() * width);
     for (scores, keys) in scores.chunks_mut(4).zip(keys.chunks(4 * width)) {
@@ -279,7 +283,7 @@ fn weigh_columns<const N: usize>(out: &mut [f32], keep: f32, weights: &[f32], va
 }
 
 #[inline(always)]
-fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
+pub(super) fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
     assert_eq!(values.len(), weights.len() * out.len());
     let mut at = 0;
     while at + 64 <= out.len() {

@@ -16,9 +16,9 @@ pub fn kv_write(kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>
             for head in 0..shape.kv_heads {
                 let at = slot(&shape, seq, position, head);
                 let width = shape.key_dim;
-                store(shape.dtype, &mut kv.keys, at * width, &k[(row * shape.kv_heads + head) * width..][..width]);
+                store(shape.dtype, kv.keys, at * width, &k[(row * shape.kv_heads + head) * width..][..width]);
                 let width = shape.value_dim;
-                store(shape.dtype, &mut kv.values, at * width, &v[(row * shape.kv_heads + head) * width..][..width]);
+                store(shape.dtype, kv.values, at * width, &v[(row * shape.kv_heads + head) * width..][..width]);
             }
         }
     }

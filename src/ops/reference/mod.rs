@@ -6,8 +6,7 @@ mod attention;
 
 pub use attention::{attention, kv_read, kv_write};
 
-use super::{MatMul, RopeAngles, RopeTable, Tensor};
-use crate::model::RopeKind;
+use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
 use crate::quant::dequantize;
 
 /// Row `i` of a weight as F32.
@@ -70,9 +69,9 @@ pub fn rope(x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, t
         let (sin, cos) = (&angles.sin[t * half..][..half], &angles.cos[t * half..][..half]);
         for head in token.chunks_exact_mut(head_dim) {
             for i in 0..half {
-                let (a, b) = match table.kind {
-                    RopeKind::Norm => (2 * i, 2 * i + 1),
-                    RopeKind::Neox => (i, i + half),
+                let (a, b) = match table.pairing {
+                    RopePairing::Interleaved => (2 * i, 2 * i + 1),
+                    RopePairing::Halves => (i, i + half),
                 };
                 let (x, y) = (head[a], head[b]);
                 head[a] = x * cos[i] - y * sin[i];

@@ -1,22 +1,32 @@
 //! `gem{v,m}_{q80,q40,q41,q50,q51}_q8_avx2`: legacy types. A block of 32 columns is one vector; `vpmaddubsw` takes unsigned
 //! weights, or the magnitude of Q8_0's with their sign moved to the activations (unsigned they would overflow i16).
-//! Measured GB/s: see `benches/records/`, rows of the same names.
+//! One thread reads Q8_0 at 25.3, the other types at 10-13 GB/s where plain reading reaches 25.8:
+//! `benches/records/epyc-zen4-2cpu-2026-11-21.txt`.
 
 use super::{N, gather, sum_each, write};
 use crate::ops::cpu::acts::Acts;
-use crate::ops::cpu::blocks::{LegacyBlock, LegacyParts};
+use crate::ops::cpu::blocks::{LegacyBlock, Q40, Q41, Q50, Q51, Q80, half_at};
 use crate::ops::cpu::table::Rows;
 use std::arch::x86_64::*;
 
 /// Offset of weights that fill all eight bits.
 const WHOLE_BYTE: i16 = 128;
 
+/// A family's unpacking.
+pub(super) trait Unpack: LegacyBlock {
+    /// Unpacks a block to 32 unsigned weights in column order.
+    ///
+    /// # Safety
+    /// AVX2 and [`LegacyBlock::BYTES`] readable bytes.
+    unsafe fn unpack(p: *const u8) -> __m256i;
+}
+
 /// All rows of a legacy type.
 ///
 /// # Safety
 /// As `Kernel`, with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn rows<B: LegacyBlock>(rows: &Rows<'_>) {
+pub(super) unsafe fn rows<B: Unpack>(rows: &Rows<'_>) {
     if rows.tokens.len() < super::MANY_TOKENS {
         for first in (0..rows.rows).step_by(N) {
             for t in rows.tokens.clone() {
@@ -36,26 +46,27 @@ pub(super) unsafe fn rows<B: LegacyBlock>(rows: &Rows<'_>) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn eight_rows<B: LegacyBlock>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
+unsafe fn eight_rows<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     let acts = rows.acts;
     let (mut acc, mut min) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for b in 0..acts.cols / 32 {
         let scale = acts.scale(t, b);
         let mut sums = [_mm256_setzero_si256(); N];
-        let (mut d, mut m) = ([0.0; N], [0.0; N]);
+        let (mut d, mut m) = ([0i16; N], [0i16; N]);
         for i in 0..N {
             let p = rows.row((first + i).min(rows.rows - 1)).wrapping_add(b * B::BYTES);
-            _mm_prefetch(p.wrapping_add(N * rows.row_bytes).cast(), _MM_HINT_T0);
+            _mm_prefetch(p.wrapping_add(N * rows.row_bytes).cast(), _MM_HINT_T1);
             // SAFETY: the block is readable by the caller's word, the activations are padded to blocks.
             unsafe {
-                let parts = B::parts(std::slice::from_raw_parts(p, B::BYTES));
-                sums[i] = product::<B>(&parts, acts, t, b);
-                (d[i], m[i]) = (parts.d * scale, parts.m);
+                sums[i] = product::<B>(B::unpack(p), acts, t, b);
+                d[i] = p.cast::<i16>().read_unaligned();
+                m[i] = if B::MIN { p.add(2).cast::<i16>().read_unaligned() } else { 0 };
             }
         }
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), gather(&d), acc);
+        let d = _mm256_mul_ps(widen(d), _mm256_set1_ps(scale));
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), d, acc);
         if B::MIN {
-            min = _mm256_fmadd_ps(gather(&m), _mm256_set1_ps(acts.ds[t * acts.blocks + b]), min);
+            min = _mm256_fmadd_ps(widen(m), _mm256_set1_ps(acts.ds[t * acts.blocks + b]), min);
         }
     }
     _mm256_add_ps(acc, min)
@@ -63,23 +74,27 @@ unsafe fn eight_rows<B: LegacyBlock>(rows: &Rows<'_>, first: usize, t: usize) ->
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn eight_tokens<B: LegacyBlock>(rows: &Rows<'_>, r: usize, t: usize) -> __m256 {
+unsafe fn eight_tokens<B: Unpack>(rows: &Rows<'_>, r: usize, t: usize) -> __m256 {
     let acts = rows.acts;
     let (mut acc, mut min) = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for b in 0..acts.cols / 32 {
         // SAFETY: the block is readable by the caller's word.
-        let parts = B::parts(unsafe { std::slice::from_raw_parts(rows.row(r).add(b * B::BYTES), B::BYTES) });
+        let (w, scale, least) = unsafe {
+            let p = rows.row(r).add(b * B::BYTES);
+            let block = std::slice::from_raw_parts(p, B::BYTES);
+            (B::unpack(p), half_at(block, 0), if B::MIN { half_at(block, 2) } else { 0.0 })
+        };
         let mut sums = [_mm256_setzero_si256(); N];
         let (mut d, mut ds) = ([0.0; N], [0.0; N]);
         for i in 0..N {
             let t = (t + i).min(rows.tokens.end - 1);
             // SAFETY: the activations are padded to blocks.
-            sums[i] = unsafe { product::<B>(&parts, acts, t, b) };
-            (d[i], ds[i]) = (parts.d * acts.scale(t, b), acts.ds[t * acts.blocks + b]);
+            sums[i] = unsafe { product::<B>(w, acts, t, b) };
+            (d[i], ds[i]) = (scale * acts.scale(t, b), acts.ds[t * acts.blocks + b]);
         }
         acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), gather(&d), acc);
         if B::MIN {
-            min = _mm256_fmadd_ps(_mm256_set1_ps(parts.m), gather(&ds), min);
+            min = _mm256_fmadd_ps(_mm256_set1_ps(least), gather(&ds), min);
         }
     }
     _mm256_add_ps(acc, min)
@@ -88,11 +103,10 @@ unsafe fn eight_tokens<B: LegacyBlock>(rows: &Rows<'_>, r: usize, t: usize) -> _
 /// Lanes that add up to a block's product with the activations of token `t`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn product<B: LegacyBlock>(parts: &LegacyParts, acts: &Acts<'_>, t: usize, b: usize) -> __m256i {
+unsafe fn product<B: LegacyBlock>(w: __m256i, acts: &Acts<'_>, t: usize, b: usize) -> __m256i {
     let at = t * acts.stride + 32 * b;
-    // SAFETY: 32 weights and activations.
-    let (w, a) =
-        unsafe { (_mm256_loadu_si256(parts.q.as_ptr().cast()), _mm256_loadu_si256(acts.q.as_ptr().add(at).cast())) };
+    // SAFETY: activations are padded to blocks.
+    let a = unsafe { _mm256_loadu_si256(acts.q.as_ptr().add(at).cast()) };
     let ones = _mm256_set1_epi16(1);
     if B::OFFSET == WHOLE_BYTE {
         let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
@@ -105,4 +119,81 @@ unsafe fn product<B: LegacyBlock>(parts: &LegacyParts, acts: &Acts<'_>, t: usize
     let total = i32::from(acts.sums[at / 16]) + i32::from(acts.sums[at / 16 + 1]);
     let offset = _mm256_zextsi128_si256(_mm_cvtsi32_si128(total * i32::from(B::OFFSET)));
     _mm256_sub_epi32(sum, offset)
+}
+
+/// Half to single precision.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn widen(half: [i16; N]) -> __m256 {
+    // SAFETY: 16 bytes of the array.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(half.as_ptr().cast()) })
+}
+
+/// 16 bytes of nibbles to 32 bytes in column order.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn nibbles(p: *const u8) -> __m256i {
+    // SAFETY: the caller's word: 16 readable bytes.
+    let x = unsafe { _mm_loadu_si128(p.cast()) };
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))
+}
+
+/// [`nibbles`] with a fifth bit each, from the four bytes in front.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn five_bits(p: *const u8) -> __m256i {
+    // SAFETY: the caller's word: 4 + 16 readable bytes.
+    let (high, x) = unsafe { (p.cast::<i32>().read_unaligned(), nibbles(p.add(4))) };
+    // Byte `i` gets the byte that holds bit `i`, keeps that bit alone, and becomes all ones where it is set.
+    let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+    let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(high), spread), bit);
+    let set = _mm256_cmpeq_epi8(bits, bit);
+    _mm256_or_si256(x, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+}
+
+impl Unpack for Q80 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 34 bytes.
+        let signed = unsafe { _mm256_loadu_si256(p.add(2).cast()) };
+        _mm256_xor_si256(signed, _mm256_set1_epi8(-128))
+    }
+}
+
+impl Unpack for Q40 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 18 bytes.
+        unsafe { nibbles(p.add(2)) }
+    }
+}
+
+impl Unpack for Q41 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 20 bytes.
+        unsafe { nibbles(p.add(4)) }
+    }
+}
+
+impl Unpack for Q50 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 22 bytes.
+        unsafe { five_bits(p.add(2)) }
+    }
+}
+
+impl Unpack for Q51 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 24 bytes.
+        unsafe { five_bits(p.add(4)) }
+    }
 }

@@ -1,5 +1,6 @@
 //! AVX-512 kernels: quantised weights by VNNI, floats by FMA. One file per quant family, `tile` for many tokens.
 
+pub(super) mod attention;
 mod float;
 mod kquants;
 mod legacy;

@@ -8,6 +8,8 @@
 //!
 //! The tile (6 KiB) and the running results stay in L1, the activations of a chunk of tokens in L2. Sums are the same
 //! exact integers as with one token, and meet the scales in the same order: the results have the same bits.
+//!
+//! One thread does 225-255 GOP/s on 64 tokens: `benches/records/epyc-zen4-2cpu-2026-11-21.txt`.
 
 use super::{kquants, legacy as single};
 use crate::ops::cpu::blocks::LegacyBlock;
@@ -183,9 +185,9 @@ unsafe fn step_kquant<B: kquants::Unpack, const T: usize>(
         let mut offset = [zero; T];
         for j in 0..8 {
             let m = _mm512_load_si512(tile.m[j].as_ptr().cast());
-            for i in 0..T {
+            for (i, offset) in offset.iter_mut().enumerate() {
                 let sums = acts.sums.as_ptr().add(((t + i) * acts.stride + b * COLS) / 16).cast::<i32>();
-                offset[i] = _mm512_dpwssd_epi32(offset[i], m, _mm512_set1_epi32(sums.add(j).read_unaligned()));
+                *offset = _mm512_dpwssd_epi32(*offset, m, _mm512_set1_epi32(sums.add(j).read_unaligned()));
             }
         }
         let (d, dmin) = (_mm512_load_ps(tile.d[0].as_ptr()), _mm512_load_ps(tile.dmin[0].as_ptr()));

@@ -1,8 +1,7 @@
-//! Norms, rotation, activation, embedding: against the reference, the rotation's table against its formulas.
+//! Norms, rotation, activation, embedding: against the reference, the rotation also against its formula.
 
 use super::{Rng, cpu, raw_tensor, tensor, tiers};
-use crate::model::{Rope, RopeKind, RopeScaling};
-use crate::ops::{RopeAngles, RopeTable, reference};
+use crate::ops::{RopeAngles, RopePairing, RopeTable, reference};
 use crate::quant::DType;
 
 fn close(got: &[f32], want: &[f32], what: &str) {
@@ -72,17 +71,19 @@ fn embeddings_are_decoded_rows() {
     assert_eq!(*bytes.to_f32(), [1.0, -2.0]);
 }
 
-fn rope(kind: RopeKind, dims: usize, base: f32, scaling: RopeScaling) -> Rope {
-    Rope { kind, dims, base, scaling }
+/// The plain table: pair `i` turns by `10000^(-2i/dims)` per position.
+fn rope(pairing: RopePairing, dims: usize) -> RopeTable {
+    let inv_freq = (0..dims / 2).map(|i| 10_000f64.powf(-2.0 * i as f64 / dims as f64) as f32).collect();
+    RopeTable { pairing, dims, inv_freq, magnitude: 1.0 }
 }
 
 #[test]
 fn every_tier_turns_like_the_reference() {
     let mut rng = Rng::new(24);
     let positions: Vec<u32> = (0..60).map(|i| i * 131).collect();
-    for kind in [RopeKind::Norm, RopeKind::Neox] {
+    for pairing in [RopePairing::Interleaved, RopePairing::Halves] {
         for (heads, head_dim, dims) in [(3, 64, 64), (2, 40, 24), (5, 128, 128), (1, 2, 2)] {
-            let table = RopeTable::new(&rope(kind, dims, 10_000.0, RopeScaling::None), None);
+            let table = rope(pairing, dims);
             let mut angles = RopeAngles::default();
             table.angles(&positions, &mut angles);
             let x = rng.vec(60 * heads * head_dim);
@@ -100,8 +101,8 @@ fn every_tier_turns_like_the_reference() {
 /// A rotation keeps lengths, turns pair `i` by `position · base^(-2i/dims)`, and pairs as its kind says.
 #[test]
 fn rotation_follows_its_formula() {
-    for (kind, pair) in [(RopeKind::Norm, [4usize, 5]), (RopeKind::Neox, [2, 6])] {
-        let table = RopeTable::new(&rope(kind, 8, 10_000.0, RopeScaling::None), None);
+    for (pairing, pair) in [(RopePairing::Interleaved, [4usize, 5]), (RopePairing::Halves, [2, 6])] {
+        let table = rope(pairing, 8);
         let mut angles = RopeAngles::default();
         table.angles(&[7], &mut angles);
         let mut x = vec![0.0f32; 10];
@@ -116,67 +117,8 @@ fn rotation_follows_its_formula() {
 }
 
 #[test]
-fn scaled_frequencies_follow_their_formulas() {
-    let base = 500_000.0f32;
-    let plain = RopeTable::new(&rope(RopeKind::Norm, 128, base, RopeScaling::None), None);
-    assert_eq!(plain.magnitude, 1.0);
-    for (i, &f) in plain.inv_freq.iter().enumerate() {
-        let want = f64::from(base).powf(-(i as f64) / 64.0);
-        assert!((f64::from(f) - want).abs() <= 1e-6 * want);
-    }
-    let linear = RopeTable::new(&rope(RopeKind::Norm, 128, base, RopeScaling::Linear { factor: 4.0 }), None);
-    assert!(linear.inv_freq.iter().zip(&plain.inv_freq).all(|(l, p)| (l * 4.0 - p).abs() <= 1e-6 * p));
-    let factors: Vec<f32> = (0..64).map(|i| 1.0 + i as f32).collect();
-    let llama3 = RopeTable::new(&rope(RopeKind::Norm, 128, base, RopeScaling::None), Some(&factors));
-    for i in 0..64 {
-        assert!((llama3.inv_freq[i] * factors[i] - plain.inv_freq[i]).abs() <= 1e-6 * plain.inv_freq[i]);
-    }
-}
-
-/// YaRN as published (arXiv 2309.00071): waves that turn more than `beta_fast` times within the original context stay,
-/// those that turn less than `beta_slow` times are interpolated, in between a ramp over the pairs.
-#[test]
-fn yarn_follows_its_paper() {
-    let (factor, context, base, dims) = (4.0f32, 32_768u32, 1e6f32, 128usize);
-    let yarn = |extrapolation, attention| RopeScaling::Yarn {
-        factor,
-        original_context: context,
-        extrapolation,
-        attention,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-    };
-    let plain = RopeTable::new(&rope(RopeKind::Neox, dims, base, RopeScaling::None), None);
-    let table = RopeTable::new(&rope(RopeKind::Neox, dims, base, yarn(1.0, 1.0)), None);
-    assert!((table.magnitude - (0.1 * 4.0f32.ln() + 1.0)).abs() < 1e-6);
-    let pair = |turns: f64| {
-        let waves = f64::from(context) / (turns * std::f64::consts::TAU);
-        dims as f64 * waves.ln() / (2.0 * f64::from(base).ln())
-    };
-    let (low, high) = (pair(32.0).floor(), pair(1.0).ceil());
-    assert!(low > 10.0 && high < 60.0, "{low} {high}");
-    for i in 0..dims / 2 {
-        let (scaled, unscaled) = (f64::from(table.inv_freq[i]), f64::from(plain.inv_freq[i]));
-        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-        let want = unscaled * (1.0 - ramp) + unscaled / 4.0 * ramp;
-        assert!((scaled - want).abs() <= 1e-6 * want, "pair {i}: {scaled} for {want}");
-    }
-    let none = RopeTable::new(&rope(RopeKind::Neox, dims, base, yarn(0.0, 0.7)), None);
-    assert_eq!(none.magnitude, 0.7);
-    assert!(none.inv_freq.iter().zip(&plain.inv_freq).all(|(n, p)| (n * 4.0 - p).abs() <= 1e-6 * p));
-}
-
-#[test]
 fn angles_carry_the_magnitude() {
-    let scaling = RopeScaling::Yarn {
-        factor: 2.0,
-        original_context: 1024,
-        extrapolation: 1.0,
-        attention: 1.5,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-    };
-    let table = RopeTable::new(&rope(RopeKind::Neox, 16, 10_000.0, scaling), None);
+    let table = RopeTable { magnitude: 1.7, ..rope(RopePairing::Halves, 16) };
     let mut angles = RopeAngles::default();
     table.angles(&[0, 3], &mut angles);
     assert_eq!((angles.sin.len(), angles.cos.len()), (16, 16));
