@@ -81,7 +81,7 @@ pub struct Detokenize {
     /// Leave control tokens out.
     #[arg(long)]
     skip_special: bool,
-    /// Print JSON: `{"content": …}`.
+    /// Print JSON instead of the text.
     #[arg(long)]
     json: bool,
 }
@@ -94,7 +94,7 @@ pub struct Detokenize {
 pub struct Render {
     /// GGUF file with a chat template, or a template's source (*.jinja).
     file: PathBuf,
-    /// Print JSON: `{"prompt": …}`.
+    /// Print JSON instead of the prompt.
     #[arg(long)]
     json: bool,
 }
