@@ -3,6 +3,9 @@
 
 use std::cmp::Ordering;
 
+/// So many best are found by insertion, more by partition.
+const FEW: usize = 64;
+
 /// A token that may be drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Candidate {
@@ -56,9 +59,15 @@ pub(super) fn softmax(candidates: &mut [Candidate], temperature: f32) {
 
 /// Keeps the smallest set of best candidates that holds at least `mass` of the probability; 1 is off.
 pub(super) fn top_p(candidates: &mut Vec<Candidate>, mass: f32) {
-    if mass < 1.0 {
-        keep_mass(candidates, mass, by_rank);
+    if mass >= 1.0 {
+        return;
     }
+    // All candidates below the floor together hold less than what is cut away, so none of them is needed. This leaves
+    // few to be sorted of a large vocabulary's long tail.
+    let floor = (1.0 - f64::from(mass)) * total(candidates) / candidates.len() as f64;
+    let target = total(candidates) * f64::from(mass.max(0.0));
+    candidates.retain(|c| f64::from(c.weight) >= floor.min(1.0));
+    keep_mass(candidates, target, by_rank);
 }
 
 /// Locally typical sampling (arXiv 2202.00666): keeps the smallest set of tokens whose surprise is nearest the entropy
@@ -71,7 +80,8 @@ pub(super) fn typical(candidates: &mut Vec<Candidate>, mass: f32) {
     let surprise = |c: &Candidate| (total / f64::from(c.weight)).ln();
     let entropy: f64 =
         candidates.iter().filter(|c| c.weight > 0.0).map(|c| f64::from(c.weight) / total * surprise(c)).sum();
-    keep_mass(candidates, mass, |a, b| {
+    let target = total * f64::from(mass.max(0.0));
+    keep_mass(candidates, target, |a, b| {
         let distance = |c: &Candidate| (surprise(c) - entropy).abs();
         distance(a).total_cmp(&distance(b)).then(by_rank(a, b))
     });
@@ -104,9 +114,8 @@ fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
 
-/// Keeps the shortest prefix in `order` that holds `mass` of the total weight, in order.
-fn keep_mass(candidates: &mut Vec<Candidate>, mass: f32, order: impl Fn(&Candidate, &Candidate) -> Ordering) {
-    let target = total(candidates) * f64::from(mass.max(0.0));
+/// Keeps the shortest prefix in `order` that holds the weight `target`, in order; all when they hold less.
+fn keep_mass(candidates: &mut Vec<Candidate>, target: f64, order: impl Fn(&Candidate, &Candidate) -> Ordering) {
     let mut sorted = 32;
     loop {
         sorted = sorted.min(candidates.len());
@@ -133,8 +142,23 @@ pub(super) fn keep_first(
     n: usize,
     order: impl Fn(&Candidate, &Candidate) -> Ordering + Copy,
 ) {
-    if n < candidates.len() {
+    if n == 0 {
+        return;
+    }
+    if n > FEW && n < candidates.len() {
         candidates.select_nth_unstable_by(n, order);
     }
     candidates[..n].sort_unstable_by(order);
+    if n > FEW {
+        return;
+    }
+    // One pass: hardly any of a long list is better than the worst of the few best so far.
+    for at in n..candidates.len() {
+        if order(&candidates[at], &candidates[n - 1]).is_lt() {
+            candidates.swap(at, n - 1);
+            let new = candidates[n - 1];
+            let place = candidates[..n - 1].partition_point(|c| order(c, &new).is_lt());
+            candidates[place..n].rotate_right(1);
+        }
+    }
 }

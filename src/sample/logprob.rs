@@ -15,7 +15,7 @@ pub fn logprobs_of(logits: &[f32], id: u32, top: usize, scratch: &mut Scratch) -
 /// [`logprobs_of`] for logits that were checked. An id outside of the vocabulary has probability 0.
 pub(super) fn checked(logits: &[f32], id: u32, top: usize, scratch: &mut Scratch) -> Logprobs {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
+    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
     let log_total = f64::from(max) + sum.ln();
     let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;
 
