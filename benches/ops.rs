@@ -194,7 +194,12 @@ fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
     }
     for (i, cpu) in tiers.iter().enumerate() {
         let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
-        let name = format!("gemv/gemm_{}_{}", dtype.name().to_lowercase(), cpu.isa());
+        let acts = match dtype.block_len() {
+            1 => "f32",
+            32 => "q8",
+            _ => "q8k",
+        };
+        let name = format!("gem{{v,m}}_{}_{acts}_{}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());
         println!("{name:<28} {rate:>8.1} {:>7.0}% {:>10.0}", 100.0 * rate / limit, prefill[i]);
     }
 }

@@ -103,8 +103,8 @@ fn model(quant: &str, context: usize) -> Model {
     };
     let layers = (0..LAYERS)
         .map(|i| {
-            let edge = !(LAYERS / 8..7 * LAYERS / 8).contains(&i);
-            let more = if edge || (i - LAYERS / 8) % 3 == 2 { high } else { low };
+            let middle = LAYERS / 8..7 * LAYERS / 8;
+            let more = if !middle.contains(&i) || (i - middle.start) % 3 == 2 { high } else { low };
             Layer {
                 norm: weight(DType::F32, 1, D),
                 q: weight(low, D, D),

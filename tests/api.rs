@@ -30,9 +30,13 @@ struct Server {
 impl Server {
     /// The bundled model, two sequences at once, two that may wait.
     fn start() -> Self {
+        Self::with_context(512)
+    }
+
+    fn with_context(context: usize) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/omni-stories-q8_0.gguf");
         let options = EngineOptions {
-            context: Some(512),
+            context: Some(context),
             parallel: 2,
             queue: 2,
             threads: Some(1),
@@ -257,15 +261,30 @@ async fn a_full_queue_and_bad_requests_are_refused() {
     server.wait("all is freed", |stats| stats.running + stats.waiting + stats.kv_blocks_used == 0).await;
 }
 
+/// Everything between the engine and a reader that reads nothing fills up; then its sequence rests, the others do not.
 #[tokio::test]
-async fn a_slow_reader_does_not_hold_up_others() {
-    let server = Server::start();
-    let endless = json!({"prompt": PROMPT, "max_tokens": 200, "ignore_eos": true, "stream": true, "logprobs": 20});
-    let slow = server.send(COMPLETIONS, &endless).await;
-    // It is not read at all, while another one is served from beginning to end.
+async fn a_slow_reader_rests_and_does_not_hold_up_others() {
+    const TOKENS: u64 = 1000;
+    let server = Server::with_context(1024);
+    let long = json!({"prompt": PROMPT, "max_tokens": TOKENS, "ignore_eos": true, "stream": true, "logprobs": 20});
+    let slow = server.send(COMPLETIONS, &long).await;
+    let made = || server.engine.stats().completion_tokens_total;
+    let begin = Instant::now();
+    loop {
+        let before = made();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if before > 0 && made() == before {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "the sequence never rests");
+    }
+    let rested = made();
+    assert!(rested < TOKENS, "all {TOKENS} tokens went into buffers");
     let answer = server.ok(COMPLETIONS, json!({"prompt": PROMPT, "max_tokens": 30, "ignore_eos": true})).await;
     assert_eq!(answer["usage"]["completion_tokens"], 30);
+    assert_eq!(made(), rested + 30, "it still rests");
     let bytes = slow.into_body().collect().await.unwrap().to_bytes();
     assert!(bytes.ends_with(b"data: [DONE]\n\n"), "the slow one is complete in the end");
-    assert_eq!(bytes.windows(18).filter(|window| window == b"\"token_logprobs\":[").count(), 200);
+    let tokens = bytes.windows(18).filter(|window| window == b"\"token_logprobs\":[").count();
+    assert_eq!(tokens as u64, TOKENS);
 }

@@ -164,13 +164,13 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand detokenize" -l color -d 
 always\t'Always'
 never\t'Never'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand detokenize" -l skip-special -d 'Leave control tokens out'
-complete -c omnictl -n "__fish_omnictl_using_subcommand detokenize" -l json -d 'Results as JSON'
+complete -c omnictl -n "__fish_omnictl_using_subcommand detokenize" -l json -d 'Print JSON instead of the text'
 complete -c omnictl -n "__fish_omnictl_using_subcommand detokenize" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand render" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand render" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
 always\t'Always'
 never\t'Never'"
-complete -c omnictl -n "__fish_omnictl_using_subcommand render" -l json -d 'Results as JSON'
+complete -c omnictl -n "__fish_omnictl_using_subcommand render" -l json -d 'Print JSON instead of the prompt'
 complete -c omnictl -n "__fish_omnictl_using_subcommand render" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand parse-chat" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand parse-chat" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'

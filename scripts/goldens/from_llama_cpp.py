@@ -2,18 +2,27 @@
 """Goldens from llama.cpp for the tests of the model path; see tests/goldens/README.md.
 
   pip install numpy gguf llama-cpp-python
-  from_llama_cpp.py tiny MODEL.gguf...            logits and greedy ids over fixed tokens (F32 KV, no flash attention)
-  from_llama_cpp.py quant MODEL.gguf...           the same, beside those of the exactly dequantised F32 model
-  from_llama_cpp.py texts MODEL-{f32,f16}.gguf    greedy continuations of fixed prompts (F16 KV)
-  from_llama_cpp.py perplexity MODEL.gguf TEXT    by llama-perplexity's definition, context 512 (F16 KV)
+  from_llama_cpp.py tiny MODEL.gguf... --tokens GOLDEN.json     logits and greedy ids over fixed tokens (F32 KV, no flash attention)
+  from_llama_cpp.py quant MODEL.gguf... --tokens GOLDEN.json    the exactly dequantised F32 model's logits, and llama.cpp's
+                                                                normalised mean squared error to them over all positions of
+                                                                several sequences
+  from_llama_cpp.py stories MODEL-{f32,f16,...}.gguf --text TEXT
+                                  greedy continuations of fixed prompts; perplexity by llama-perplexity's definition,
+                                  context 512 (F16 KV)
 
-Prints JSON. --check GOLDEN.json compares instead and fails when a logit differs by more than 1e-4 of the range, a greedy
-id differs, or a perplexity differs by more than 1e-4.
+Prints JSON. --check GOLDEN.json compares instead and fails when a logit differs by more than 1e-4 of the range, an error
+or a perplexity by more than 1e-3 of itself, anything else at all, or when one has what the other lacks. Only models that
+are named are compared, and all that is known of each.
 """
 import argparse, json, math, os, sys, tempfile
 import numpy as np
 
 PROMPTS = ["Once upon a time", "Lily and Tom", "One day, a little dog", "The sun was shining"]
+
+
+ABOUT = ("greedy continuations by llama.cpp (CPU, 2 threads, F16 KV), ids and text; perplexity over omni-stories-heldout.txt, "
+         "context 512")
+SEQUENCES, SHIFT = 24, 37  # of quant: sequence s is the tokens with SHIFT·s added to each id
 
 
 class Model:
@@ -49,8 +58,11 @@ def measure(path, tokens):
     model = Model(path, 256, f16_kv=False)
     rows = model.logits(tokens)
     ids, gap = model.greedy(tokens, 24)
-    return {"tokens": tokens, "logits_pos0": numbers(rows[0]), "logits_last": numbers(rows[-1]),
-            "argmax_per_pos": [int(i) for i in rows.argmax(1)], "greedy24": ids, "min_gap": round(gap, 5)}
+    text = model.llama.tokenize(PROMPTS[0].encode(), add_bos=True, special=False)
+    text_ids, text_gap = model.greedy(text, 24)
+    return {"tokens": tokens, "logits_last": numbers(rows[-1]), "logits_pos0": numbers(rows[0]),
+            "argmax_per_pos": [int(i) for i in rows.argmax(1)], "greedy24": ids, "min_gap": round(gap, 5),
+            "text_prompt": PROMPTS[0], "text_prompt_ids": text, "text_greedy24": text_ids, "text_min_gap": round(text_gap, 5)}
 
 
 def numbers(row):
@@ -78,15 +90,30 @@ def dequantised(path, target):
 
 def quant(path, tokens):
     with tempfile.TemporaryDirectory() as folder:
-        exact = os.path.join(folder, "f32.gguf")
-        dequantised(path, exact)
-        return {"llamacpp": measure(path, tokens), "dequantized_f32": measure(exact, tokens)}
+        target = os.path.join(folder, "f32.gguf")
+        dequantised(path, target)
+        models = [Model(p, 256, f16_kv=False) for p in (path, target)]
+        vocab = models[0].llama.n_vocab()
+        # One sequence is too small a sample: the rounding noise of 48 positions alone scatters by several per cent.
+        sequences = [[(t + SHIFT * s) % vocab for t in tokens] for s in range(SEQUENCES)]
+        found, exact = (np.stack([m.logits(s) for s in sequences]).astype(np.float64) for m in models)
+    error = ((found - exact) ** 2).sum() / (exact ** 2).sum()
+    return {"tokens": tokens, "sequences": SEQUENCES, "shift": SHIFT, "nmse": float(f"{error:.4e}"),
+            "dequantized_f32": {"logits_last": numbers(exact[0, -1]), "logits_pos0": numbers(exact[0, 0])}}
 
 
-def texts(path):
-    model = Model(path, 256, f16_kv=True)
-    ids = {p: model.llama.tokenize(p.encode(), add_bos=True, special=False) for p in PROMPTS}
-    return {p: {"ids": i, "greedy": model.greedy(i, 64)[0]} for p, i in ids.items()}
+def stories(paths, text):
+    golden = {"about": ABOUT, "prompts": {p: {} for p in PROMPTS}, "perplexity": {}}
+    for path in paths:
+        kind = os.path.basename(path).removesuffix(".gguf").rsplit("-", 1)[-1]
+        model = Model(path, 256, f16_kv=True)
+        for prompt, case in golden["prompts"].items():
+            case["ids"] = model.llama.tokenize(prompt.encode(), add_bos=True, special=False)
+            case[kind] = model.greedy(case["ids"], 64)[0]
+            if kind == "f32":
+                case["text_f32"] = model.llama.detokenize(case[kind]).decode()
+        golden["perplexity"][kind] = perplexity(path, text)
+    return golden
 
 
 def perplexity(path, text, context=512):
@@ -100,43 +127,55 @@ def perplexity(path, text, context=512):
         for at in range(context // 2, context - 1):
             row = rows[at] - rows[at].max()
             losses.append(math.log(np.exp(row).sum()) - row[chunk[at + 1]])
-    return {"perplexity": round(math.exp(sum(losses) / len(losses)), 4), "chunks": len(tokens) // context}
+    return round(math.exp(sum(losses) / len(losses)), 4)
 
 
 def differences(found, golden, where=""):
-    """Lines that say where two goldens differ; what only one of them has is not compared."""
-    if isinstance(found, dict):
-        for key in found.keys() & golden.keys():
+    """Lines that say where two goldens differ."""
+    name = where.rsplit("/", 1)[-1]
+    if isinstance(found, dict) and isinstance(golden, dict):
+        for key in sorted(found.keys() ^ golden.keys()):
+            yield f"{where}/{key}: only in the {'golden' if key in golden else 'new values'}"
+        for key in sorted(found.keys() & golden.keys()):
             yield from differences(found[key], golden[key], f"{where}/{key}")
-    elif where.rsplit("/", 1)[-1].startswith("logits"):
+    elif name.startswith("logits"):
         a, b = np.array(found), np.array(golden)
-        if abs(a - b).max() > 1e-4 * np.ptp(b):
-            yield f"{where}: off by {abs(a - b).max():.2e}"
-    elif isinstance(found, list) and found != golden:
+        if a.shape != b.shape or abs(a - b).max() > 1e-4 * np.ptp(b):
+            yield f"{where}: other logits"
+    elif name.endswith("min_gap"):
+        if abs(found - golden) > 1e-4:
+            yield f"{where}: {found} is not {golden}"
+    elif isinstance(found, float) and isinstance(golden, float):
+        if abs(found - golden) > 1e-3 * abs(golden):
+            yield f"{where}: {found} is not {golden}"
+    elif found != golden:
         yield f"{where}: {found} is not {golden}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "texts", "perplexity"])
+    parser.add_argument("what", choices=["tiny", "quant", "stories"])
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--tokens", help="JSON file whose first `tokens` list is used (the committed golden)")
+    parser.add_argument("--text", help="text whose perplexity is taken (stories)")
+    parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
     parser.add_argument("--check", help="golden to compare with")
     args = parser.parse_args()
     golden = json.load(open(args.check)) if args.check else {}
-    if args.what == "perplexity":
-        result = perplexity(*args.files)
+    names = [os.path.basename(path) for path in args.files]
+    if args.what == "stories":
+        result = stories(args.files, args.text or parser.error("stories needs --text"))
     else:
-        source = json.load(open(args.tokens or args.check)) if args.what != "texts" else {}
-        first = next(iter(source.values()), {})
-        tokens = first.get("tokens") or first.get("llamacpp", {}).get("tokens")
-        jobs = {"tiny": lambda p: measure(p, tokens), "quant": lambda p: quant(p, tokens), "texts": texts}
-        result = {os.path.basename(path): jobs[args.what](path) for path in args.files}
+        source = json.load(open(args.tokens or args.check or parser.error("--tokens or --check is needed")))
+        first = next(iter(source.values()))["tokens"]
+        job = {"tiny": measure, "quant": quant}[args.what]
+        tokens = [source.get(name, {}).get("tokens", first) for name in names]
+        result = {name: job(path, own) for name, path, own in zip(names, args.files, tokens)}
+        golden = {name: case for name, case in golden.items() if name in names}
     if not args.check:
         json.dump(result, sys.stdout)
         return
     faults = list(differences(result, golden))
-    print("\n".join(faults) or f"{len(result)} agree with {args.check}")
+    print("\n".join(faults) or f"{', '.join(names)}: all as in {args.check}")
     sys.exit(bool(faults))
 
 

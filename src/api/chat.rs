@@ -27,7 +27,7 @@ pub async fn chat_completions(served: Arc<Served>, body: Bytes) -> Result<Respon
     let context = served.clone();
     let job = offload(body.len(), move || Job::prepare(&context, &parse_json(&body)?)).await?;
     let mut totals = Totals::new([job.prompt.len()], job.checked.n);
-    let generation = Generation::start(served.clone(), job.plans())?;
+    let generation = Generation::start(served.clone(), job.plans(&served))?;
     let (checked, limits) = (job.checked.clone(), served.limits);
     let mut shape = ChatShape::new(served, job);
     if checked.stream {
@@ -87,14 +87,16 @@ impl Job {
             format: served.format,
             prompt: text.into(),
             split_reasoning,
-            tools: conversation::offers_tools(request),
+            tools: conversation::tools(request)?.map(Arc::new),
             single_call: request.parallel_tool_calls == Some(false),
         };
         let continues = request.continue_final_message.unwrap_or(false);
         Ok(Job { prompt, checked, max_tokens, rules, continues })
     }
 
-    fn plans(&self) -> Vec<Plan> {
+    fn plans(&self, served: &Served) -> Vec<Plan> {
+        let markup = self.rules.format.markup(self.rules.tools.is_some());
+        let shown: Arc<[u32]> = markup.filter_map(|literal| served.tokenizer.token_to_id(literal)).collect();
         let plan = |i: usize| {
             let mut sampling = self.checked.params.clone();
             sampling.seed = sampling.seed.wrapping_add(i as u64);
@@ -106,7 +108,7 @@ impl Job {
                 prompt_logprobs: None,
                 cache: self.checked.cache,
             };
-            Plan { request, stops: self.checked.stops.clone(), continues: self.continues }
+            Plan { request, stops: self.checked.stops.clone(), continues: self.continues, shown: shown.clone() }
         };
         (0..self.checked.n).map(plan).collect()
     }

@@ -92,7 +92,7 @@ impl Job {
                     prompt_logprobs: self.logprobs.filter(|_| self.echo),
                     cache: self.checked.cache,
                 };
-                Plan { request, stops: self.checked.stops.clone(), continues: true }
+                Plan { request, stops: self.checked.stops.clone(), continues: true, shown: Arc::default() }
             })
         });
         plans.collect()

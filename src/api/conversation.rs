@@ -49,7 +49,7 @@ pub fn render(served: &Served, request: &ChatRequest) -> Result<String, ApiError
 }
 
 /// Whether the request offers tools that the model may use.
-pub fn offers_tools(request: &ChatRequest) -> bool {
+fn offers_tools(request: &ChatRequest) -> bool {
     let none = request.tool_choice.as_ref().is_some_and(|choice| choice == "none");
     !none && request.tools.as_ref().is_some_and(|tools| !tools.is_empty())
 }
@@ -106,7 +106,8 @@ fn check(i: usize, message: &ChatMessage, knows_developer: bool) -> Result<Value
     Ok(Value::Object(fields))
 }
 
-fn tools(request: &ChatRequest) -> Result<Option<Value>, ApiError> {
+/// The tools that the model may use, as its template and the reader of its answer want them.
+pub fn tools(request: &ChatRequest) -> Result<Option<Value>, ApiError> {
     match request.tool_choice.as_ref() {
         None | Some(Value::Null) => {}
         Some(Value::String(choice)) if choice == "auto" || choice == "none" => {}

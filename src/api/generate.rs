@@ -28,6 +28,8 @@ pub struct Plan {
     pub stops: Vec<String>,
     /// The text continues the prompt: a leading space is kept.
     pub continues: bool,
+    /// Control tokens that are part of the text, as markup of reasoning and tool calls.
+    pub shown: Arc<[u32]>,
 }
 
 /// What happened to one choice.
@@ -198,7 +200,7 @@ impl Choice {
     fn new(served: &Served, index: usize, plan: &Plan, events: Receiver<Event>) -> Self {
         let tokenizer = served.tokenizer.clone();
         let begin = if plan.continues { Detokenizer::continuing } else { Detokenizer::new };
-        let text = begin(tokenizer.clone(), false);
+        let text = begin(tokenizer.clone(), false).showing(plan.shown.clone());
         let stop = StopMatcher::new(plan.stops.clone());
         let clock = Clock::new(plan.request.prompt.len());
         Choice { index, events, tokenizer, text, stop, held: Vec::new(), read: (0, 0), sent: 0, clock }

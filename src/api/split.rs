@@ -4,7 +4,8 @@
 
 use super::backend::fresh_id;
 use super::wire::chat::{Delta, FunctionCall, ToolCall};
-use crate::text::{OutputFormat, ParseOptions, ParsedOutput, parse_output};
+use crate::text::{OutputFormat, ParseOptions, ParsedOutput, parse_output_for_tools};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Longest piece of text after a `<` that may still become a tag.
@@ -19,8 +20,8 @@ pub struct Rules {
     pub prompt: Arc<str>,
     /// Reasoning apart from content.
     pub split_reasoning: bool,
-    /// Tools were offered.
-    pub tools: bool,
+    /// The tools offered: their schemas tell numbers from text where the markup does not.
+    pub tools: Option<Arc<Value>>,
     /// At most one call.
     pub single_call: bool,
 }
@@ -52,7 +53,9 @@ impl Splitter {
         let parsed = self.parse(&self.raw[..certain], true);
         let mut delta = self.unsent(&parsed);
         let whole = self.raw[..certain].ends_with(&parsed.content);
-        if !self.rules.tools && !parsed.content.is_empty() && whole {
+        // In harmony's format another message may follow any message.
+        let last = self.rules.tools.is_none() && self.rules.format != OutputFormat::Harmony;
+        if last && !parsed.content.is_empty() && whole {
             self.settled = true;
             let rest = self.raw.split_off(certain);
             delta.content = Some(delta.content.unwrap_or_default() + &rest).filter(|text| !text.is_empty());
@@ -82,8 +85,11 @@ impl Splitter {
     }
 
     fn parse(&self, raw: &str, partial: bool) -> ParsedOutput {
-        let Rules { format, split_reasoning, tools, .. } = self.rules;
-        parse_output(raw, &ParseOptions { format, prompt: &self.rules.prompt, split_reasoning, tools, partial })
+        let Rules { format, split_reasoning, .. } = self.rules;
+        let tools = self.rules.tools.as_deref();
+        let prompt = &self.rules.prompt;
+        let options = ParseOptions { format, prompt, split_reasoning, tools: tools.is_some(), partial };
+        parse_output_for_tools(raw, &options, tools)
     }
 
     fn unsent(&mut self, parsed: &ParsedOutput) -> Delta {

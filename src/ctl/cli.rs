@@ -165,7 +165,7 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
         FileCommand::ParseChat(args) => args.run(input(), output())?,
         FileCommand::Logits(args) => offline::run_logits(&args)?,
         FileCommand::Bench(args) => offline::run_bench(&args)?,
-        FileCommand::Completions(args) => documents::completions(args, &programs(), out)?,
+        FileCommand::Completions(args) => documents::completions(&args, &programs(), out)?,
         FileCommand::Man(args) => documents::man(&args, &programs(), out)?,
     }
     Ok(())
@@ -180,5 +180,19 @@ mod tests {
         command().debug_assert();
         let cli = Cli::try_parse_from(["omnictl", "load", "m", "--json", "--socket", "/x"]).unwrap();
         assert!(cli.global.json && matches!(cli.command, Command::Daemon(DaemonCommand::Load(_))));
+    }
+
+    /// A default of another type than its field shows only when a command line is read.
+    #[test]
+    fn every_command_is_read() {
+        let lines = "status;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
+                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;completions bash;man";
+        let mut read = 0;
+        for line in lines.split(';') {
+            let words = std::iter::once("omnictl").chain(line.split_whitespace());
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+            read += 1;
+        }
+        assert_eq!(read, command().get_subcommands().count(), "each command has its line");
     }
 }

@@ -9,13 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Options of `completions`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Completions {
     /// Shell to write for
     pub shell: Shell,
     /// Program to complete
     #[arg(long, value_name = "NAME", default_value = "omnictl", value_parser = ["omnictl", "omni-inferd", "omni-proxy"])]
-    pub program: &'static str,
+    pub program: String,
 }
 
 /// Options of `man`.
@@ -68,7 +68,7 @@ fn collect(command: &Command, section: &str, pages: &mut Vec<Document>) -> io::R
 }
 
 /// Prints the completion script of one of `programs`.
-pub fn completions(args: Completions, programs: &[Command], out: Output) -> Result<(), Error> {
+pub fn completions(args: &Completions, programs: &[Command], out: Output) -> Result<(), Error> {
     let command = programs.iter().find(|command| command.get_name() == args.program);
     let command = command.ok_or_else(|| Error::NotFound(format!("there is no program {}", args.program)))?;
     out.write(&String::from_utf8_lossy(&completion(command, args.shell).content))

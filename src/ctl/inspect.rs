@@ -153,8 +153,9 @@ fn siblings(source: &Source, first: &Header) -> Result<Vec<Header>, String> {
 
 /// Adds what the vocabulary or the chat template has against running the model.
 fn text_obstacles(file: &File, report: &mut Report) {
-    if let Err(error) = Tokenizer::from_metadata(&file.metadata) {
-        report.refuse(error.to_string());
+    match Tokenizer::from_metadata(&file.metadata) {
+        Ok(tokenizer) => report.warnings.extend(tokenizer.warning().map(Into::into)),
+        Err(error) => report.refuse(error.to_string()),
     }
     if let Err(error) = ChatTemplate::from_metadata(&file.metadata) {
         report.warnings.push(error.to_string());

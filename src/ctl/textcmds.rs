@@ -5,7 +5,7 @@
 
 use crate::gguf;
 use crate::text::{self, ChatInput, ChatTemplate, OutputFormat, ParseOptions, Tokenizer, parse_output_for_tools};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,9 @@ pub struct Detokenize {
     /// Leave control tokens out.
     #[arg(long)]
     skip_special: bool,
+    /// Print JSON instead of the text.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Reads a chat request (JSON) from standard input and prints the prompt its template makes.
@@ -91,6 +94,9 @@ pub struct Detokenize {
 pub struct Render {
     /// GGUF file with a chat template, or a template's source (*.jinja).
     file: PathBuf,
+    /// Print JSON instead of the prompt.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Reads a raw answer (JSON) from standard input and prints content, reasoning and tool calls as JSON.
@@ -123,7 +129,11 @@ impl Detokenize {
     pub fn run(&self, input: impl Read, mut output: impl Write) -> Result<(), Error> {
         let tokenizer = open_tokenizer(&self.file)?;
         let ids = if self.ids.is_empty() { read_json(input, "a JSON array of token ids")? } else { self.ids.clone() };
-        Ok(output.write_all(&tokenizer.decode(&ids, !self.skip_special))?)
+        let bytes = tokenizer.decode(&ids, !self.skip_special);
+        if self.json {
+            return Ok(writeln!(output, "{}", json!({"content": String::from_utf8_lossy(&bytes)}))?);
+        }
+        Ok(output.write_all(&bytes)?)
     }
 }
 
@@ -152,6 +162,9 @@ impl Render {
             now: now(request.get("now"))?,
         };
         let prompt = template.render(&chat).map_err(|source| Error::Text { path: self.file.clone(), source })?;
+        if self.json {
+            return Ok(writeln!(output, "{}", json!({"prompt": prompt}))?);
+        }
         Ok(output.write_all(prompt.as_bytes())?)
     }
 
@@ -221,7 +234,12 @@ fn open_metadata(path: &Path) -> Result<gguf::Metadata, Error> {
 }
 
 fn open_tokenizer(path: &Path) -> Result<Tokenizer, Error> {
-    Tokenizer::from_metadata(&open_metadata(path)?).map_err(|source| Error::Text { path: path.to_owned(), source })
+    let tokenizer = Tokenizer::from_metadata(&open_metadata(path)?);
+    let tokenizer = tokenizer.map_err(|source| Error::Text { path: path.to_owned(), source })?;
+    if let Some(warning) = tokenizer.warning() {
+        eprintln!("omnictl: {}: {warning}", path.display());
+    }
+    Ok(tokenizer)
 }
 
 /// The template of a GGUF file, or the one whose source the file is.

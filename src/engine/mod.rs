@@ -39,7 +39,8 @@ pub struct Request {
 /// What a request's channel carries, in this order: `Prefill`*, `PromptLogprobs`?, `Token`*, then one `Done` or `Error`.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Prompt tokens evaluated so far (cached ones counted), of all; sent after each chunk.
+    /// Prompt tokens evaluated so far (cached ones counted), of all. The first comes before the first chunk is evaluated
+    /// and tells how many the cache held; then one after each chunk.
     Prefill {
         /// Evaluated.
         done: usize,

@@ -83,6 +83,7 @@ impl Engine {
             }
         }
         if !self.batch.items.is_empty() {
+            self.announce();
             self.step();
         }
         self.report();
@@ -131,6 +132,20 @@ impl Engine {
         let cancelled = (before - self.streams.len()) as u64;
         if cancelled > 0 {
             self.shared.update(|stats| stats.cancelled_total += cancelled);
+        }
+    }
+
+    /// Tells a stream whose first chunk comes now what it starts from. Not before: a sequence that waits for another's
+    /// blocks does not know yet how many it will find.
+    fn announce(&mut self) {
+        for item in &self.batch.items {
+            let (Some(seq), Some(stream)) = (self.sched.get(item.seq), self.streams.get_mut(&item.seq)) else {
+                continue;
+            };
+            // Nothing evaluated yet: what lies before the chunk came from the cache.
+            if item.start == seq.cached() {
+                stream.prefilled(seq.cached(), seq.prompt_len());
+            }
         }
     }
 

@@ -7,7 +7,8 @@ use crate::sched::{Job, SeqId, Sequence};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 
-/// Events one step may send to a stream (`Prefill`, `PromptLogprobs`, `Token`, `Done`), and one for the last error.
+/// Events one step may send to a stream (`Prefill`, `PromptLogprobs`, `Token`, `Done`), and one for the last error. The
+/// first step's additional `Prefill` meets an empty channel.
 const ROOM: usize = 5;
 
 /// A request on its way to the engine thread.
@@ -91,7 +92,7 @@ impl Stream {
         self.max_tokens > 0
     }
 
-    /// A chunk of the prompt was evaluated.
+    /// So much of the prompt is in the cache: before its first chunk, and after each.
     pub(super) fn prefilled(&mut self, done: usize, total: usize) {
         self.send(Event::Prefill { done, total });
     }

@@ -17,6 +17,9 @@ use unicode_normalization::{UnicodeNormalization, is_nfc};
 /// Pieces up to this many bytes are merged by rescanning; its steps grow with the square, the heap's do not.
 const SHORT: usize = 48;
 
+/// What old converters wrote, or nothing at all, where they did not know the pre-tokenizer.
+pub(super) const UNNAMED: &str = "default";
+
 const UNTRIED: u8 = 0;
 const GIVES_ITSELF: u8 = 1;
 const GIVES_OTHERS: u8 = 2;
@@ -48,7 +51,7 @@ impl ByteLevelBpe {
     pub(super) fn from_metadata(file: &Metadata, vocabulary: &Vocabulary) -> Result<Self, Error> {
         const PRE: &str = "tokenizer.ggml.pre";
         const MERGES: &str = "tokenizer.ggml.merges";
-        let name = metadata::string(file, PRE)?.ok_or(Error::MissingKey { key: PRE })?;
+        let name = metadata::string(file, PRE)?.filter(|name| !name.is_empty()).unwrap_or(UNNAMED);
         let (pre_tokenizer, nfc) = PreTokenizer::by_name(name)?;
         let list = metadata::strings(file, MERGES)?.ok_or(Error::MissingKey { key: MERGES })?;
         let mut byte_ids = [NONE; 256];

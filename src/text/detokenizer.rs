@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     with_special: bool,
+    /// Control tokens that are shown all the same.
+    shown: Arc<[u32]>,
     /// Bytes of a character that is not complete yet, at most 3.
     pending: Vec<u8>,
     /// Nothing but skipped tokens came so far, and a leading space is to be dropped.
@@ -22,7 +24,7 @@ impl Detokenizer {
     /// [`Tokenizer::decode`]. `with_special` shows control tokens by their literal.
     pub fn new(tokenizer: Arc<Tokenizer>, with_special: bool) -> Self {
         let strip_space = tokenizer.strips_leading_space();
-        Self { tokenizer, with_special, pending: Vec::new(), strip_space }
+        Self { tokenizer, with_special, shown: Arc::default(), pending: Vec::new(), strip_space }
     }
 
     /// A stream that continues a prompt: a leading space is text and stays.
@@ -30,9 +32,16 @@ impl Detokenizer {
         Self { strip_space: false, ..Self::new(tokenizer, with_special) }
     }
 
+    /// Shows these control tokens by their literals: markup that a later reader of the text needs.
+    #[must_use]
+    pub fn showing(self, shown: Arc<[u32]>) -> Self {
+        Self { shown, ..self }
+    }
+
     /// Takes the next token and returns the text that is certain now, often empty, never partial characters.
     pub fn push(&mut self, id: u32) -> String {
-        self.tokenizer.append_piece(id, self.with_special, &mut self.strip_space, &mut self.pending);
+        let show = self.with_special || self.shown.contains(&id);
+        self.tokenizer.append_piece(id, show, &mut self.strip_space, &mut self.pending);
         self.take_complete()
     }
 

@@ -84,7 +84,7 @@ const KIMI: Scan = Scan { han: true, slash: false, ..O200K };
 const TEKKEN: Scan = Scan { contractions: Contractions::None, digits: 1, ..O200K };
 
 /// Name in `tokenizer.ggml.pre`, rule, and whether the vendor normalizes to NFC first.
-const KNOWN: [(&str, PreTokenizer, bool); 20] = [
+const KNOWN: [(&str, PreTokenizer, bool); 21] = [
     ("llama-bpe", PreTokenizer::Scan(LLAMA3), false),
     ("llama3", PreTokenizer::Scan(LLAMA3), false),
     ("llama-v3", PreTokenizer::Scan(LLAMA3), false),
@@ -94,6 +94,8 @@ const KNOWN: [(&str, PreTokenizer, bool); 20] = [
     ("deepseek-llm", PreTokenizer::Passes(&Pass::DEEPSEEK_LLM), false),
     ("deepseek-coder", PreTokenizer::Passes(&Pass::DEEPSEEK_CODER), false),
     ("deepseek-v3", PreTokenizer::Passes(&Pass::DEEPSEEK_V3), false),
+    // Unknown to the converter: most vocabularies of that time descend from GPT-2's.
+    ("default", PreTokenizer::Scan(GPT2), false),
     ("gpt-2", PreTokenizer::Scan(GPT2), false),
     ("phi-2", PreTokenizer::Scan(GPT2), false),
     ("gpt-4o", PreTokenizer::Scan(O200K), false),

@@ -1,6 +1,6 @@
 //! The tokenizer a GGUF file describes: special literals, then the file's algorithm on the text between them.
 
-use super::byte_level::ByteLevelBpe;
+use super::byte_level::{ByteLevelBpe, UNNAMED};
 use super::sentencepiece::SentencePieceBpe;
 use super::special::Literals;
 use super::unigram::Unigram;
@@ -26,6 +26,10 @@ const END_LITERALS: [&str; 14] = [
     "[EOS]",
 ];
 
+/// Told to users of files that do not say how to split text.
+const UNNAMED_PRE_TOKENIZER: &str = "the file does not name its pre-tokenizer (`tokenizer.ggml.pre`), so text is split as \
+                                     GPT-2 does; answers may be worse than they should be: convert the model again";
+
 /// A vocabulary with its encoding rules; immutable, shared between threads.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -42,6 +46,7 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     end_of_generation: Vec<u32>,
+    warning: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -95,6 +100,7 @@ impl Tokenizer {
             add_bos: metadata::flag(file, "tokenizer.ggml.add_bos_token", model == "llama" || llama_bpe),
             add_eos: metadata::flag(file, "tokenizer.ggml.add_eos_token", model == "t5"),
             end_of_generation: Vec::new(),
+            warning: (byte_level && matches!(pre, "" | UNNAMED)).then_some(UNNAMED_PRE_TOKENIZER),
             algorithm,
             vocabulary,
         };
@@ -160,6 +166,11 @@ impl Tokenizer {
     /// Ids that end an answer: eos, eot, `<|im_end|>` and the like; ascending.
     pub fn end_of_generation(&self) -> &[u32] {
         &self.end_of_generation
+    }
+
+    /// What a user should know of this vocabulary: it may not split text as its model learned it.
+    pub fn warning(&self) -> Option<&'static str> {
+        self.warning
     }
 
     /// Whether the id steers the model and is hidden from readers (control and unknown tokens).

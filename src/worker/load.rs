@@ -44,6 +44,9 @@ pub(super) fn load(spec: Spec, reporter: &Reporter) -> Result<(Handle, Served), 
 fn serve(spec: Spec, opened: &Opened) -> Result<Served, Failure> {
     let refuse = |error| Failure::Refused(format!("cannot load '{}': {error}", spec.path.display()));
     let tokenizer = Tokenizer::from_metadata(&opened.metadata).map_err(refuse)?;
+    if let Some(warning) = tokenizer.warning() {
+        tracing::warn!("{warning}");
+    }
     if tokenizer.vocab_size() > opened.facts.vocab {
         let (tokens, rows) = (tokenizer.vocab_size(), opened.facts.vocab);
         let what = format!("its vocabulary has {tokens} tokens, its embedding {rows}; convert the model again");

@@ -10,6 +10,7 @@ fn threads() -> usize {
 
 #[test]
 fn two_hundred_requests_with_random_drops_leave_nothing_behind() {
+    let before = threads();
     let handle = start_bundled(&EngineOptions { parallel: 6, queue: 300, prefill_chunk: 48, ..options() });
     let readers: Vec<_> = (0..200u64)
         .map(|i| {
@@ -28,7 +29,7 @@ fn two_hundred_requests_with_random_drops_leave_nothing_behind() {
             })
         })
         .collect();
-    let finished = readers.into_iter().filter(|_| true).map(|r| r.join().unwrap()).filter(|ok| *ok).count();
+    let finished = readers.into_iter().map(|r| r.join().unwrap()).filter(|ok| *ok).count();
     assert!((50..150).contains(&finished), "{finished} finished");
     eventually("everything returns", || {
         let stats = handle.stats();
@@ -36,6 +37,9 @@ fn two_hundred_requests_with_random_drops_leave_nothing_behind() {
     });
     assert!(handle.stats().cancelled_total > 0);
     assert_eq!(run(&handle, request(&[1, 2], 4, greedy())).tokens.len(), 4, "it serves on");
+    assert!(threads() > before);
+    drop(handle);
+    eventually("threads end", || threads() <= before);
 }
 
 #[test]

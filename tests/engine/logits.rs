@@ -1,8 +1,9 @@
 //! Logits of tiny random models against llama.cpp and Hugging Face transformers, under every way to cut the prompt.
 
-use crate::support::{executor, f32s, json, root, u32s, unpack};
+use crate::support::{dequantised, executor, f32s, json, root, u32s, unpack};
 use omni_inferd::exec::{Batch, Executor, KvType, SeqSlice, Solo, Wanted};
 use serde_json::Value;
+use std::path::Path;
 
 /// Logits of all positions, fed in chunks of `chunk`.
 fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
@@ -88,46 +89,71 @@ fn f32_models_of_each_architecture_agree_with_llama_cpp() {
 }
 
 #[test]
-fn qwen2_agrees_with_hugging_face() {
-    let dir = root().join("tests/data/hf-tiny");
-    let ids = std::fs::read(dir.join("ids.i32")).unwrap();
-    let ids: Vec<u32> = ids.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
-    let npy = std::fs::read(dir.join("qwen2.ref_logits.npy")).unwrap();
-    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
-    let expected: Vec<f32> = npy[header..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-    let mut exec = executor(&dir.join("qwen2.gguf"), KvType::F32, 32);
-    let found = assert_same_at_any_chunk(&mut exec, &ids, "hf qwen2").concat();
-    let difference = max_difference(&found, &expected);
-    assert!(difference <= 1e-3 * range(&expected), "off by {difference}");
+fn f32_models_of_each_architecture_agree_with_transformers() {
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    assert!(ids.len() >= 64);
+    for name in ["llama", "qwen2", "qwen3"] {
+        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+        let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{name}.npy"))).unwrap();
+        let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+        let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let mut exec = executor(&file.path, KvType::F32, 96);
+        let found = assert_same_at_any_chunk(&mut exec, &ids, name).concat();
+        let difference = max_difference(&found, &expected);
+        println!("{name}: off by {:.1e} of the range", difference / range(&expected));
+        assert!(difference <= 1e-3 * range(&expected), "{name}: off by {difference}");
+    }
+}
+
+/// The distance of a quantised model from the exactly decoded one over all positions of many sequences, as a share
+/// of llama.cpp's own. (One sequence of 48 is too small a sample of the rounding noise: it scatters by several per cent.)
+fn share_of_llama_cpp(name: &str, path: &Path, golden: &Value) -> f64 {
+    let tokens = u32s(&golden["tokens"]);
+    let file = dequantised(path);
+    let mut decoded = executor(&file.path, KvType::F32, 64);
+    let exact = logits(&mut decoded, &tokens, tokens.len());
+    // What is measured from is what llama.cpp makes of the decoded file.
+    for (row, key) in [(0, "logits_pos0"), (tokens.len() - 1, "logits_last")] {
+        let expected = f32s(&golden["dequantized_f32"][key]);
+        let difference = max_difference(&exact[row], &expected);
+        assert!(difference <= 1e-4 * range(&expected), "{name} {key}: off by {difference}");
+    }
+    let mut quantised = executor(path, KvType::F32, 64);
+    assert_same_at_any_chunk(&mut quantised, &tokens, name);
+
+    let number = |key: &str| golden[key].as_u64().unwrap() as u32;
+    let vocab = quantised.hparams().vocab as u32;
+    let (mut found, mut exact) = (Vec::new(), Vec::new());
+    for sequence in 0..number("sequences") {
+        let shifted: Vec<u32> = tokens.iter().map(|t| (t + number("shift") * sequence) % vocab).collect();
+        found.extend(logits(&mut quantised, &shifted, 48).concat());
+        exact.extend(logits(&mut decoded, &shifted, 48).concat());
+    }
+    let (own, peer) = (nmse(&found, &exact), golden["nmse"].as_f64().unwrap());
+    println!("{name}: NMSE {own:.3e}, llama.cpp {peer:.3e}, ratio {:.3}", own / peer);
+    own / peer
 }
 
 #[test]
 fn quantised_models_are_no_worse_than_llama_cpp() {
     let goldens = json("tests/data/tiny-quant/golden.json");
-    let mut faults = Vec::new();
     let mut ratios = Vec::new();
     for (name, golden) in goldens.as_object().unwrap() {
-        let file = unpack(&format!("tests/data/tiny-quant/{name}.zst"));
-        let tokens = u32s(&golden["llamacpp"]["tokens"]);
-        let exact = f32s(&golden["dequantized_f32"]["logits_last"]);
-        let peer = nmse(&f32s(&golden["llamacpp"]["logits_last"]), &exact);
-        let mut exec = executor(&file.path, KvType::F32, 64);
-        let rows = assert_same_at_any_chunk(&mut exec, &tokens, name);
-        let own = nmse(&rows[tokens.len() - 1], &exact);
-        println!("{name}: NMSE {own:.2e}, llama.cpp {peer:.2e}");
-        // Without the float types, where rounding to 8 bit does not dominate.
-        if peer > 1e-4 {
-            ratios.push(own / peer);
-        }
-        // One row of 512 logits is a small sample of the rounding noise: the factor is its spread, not a licence.
-        if own > 1.5 * peer {
-            faults.push(format!("{name}: {own:.3e} against {peer:.3e}"));
-        }
+        let packed = format!("tests/data/tiny-quant/{name}.zst");
+        let ratio = if root().join(&packed).exists() {
+            share_of_llama_cpp(name, &unpack(&packed).path, golden)
+        } else {
+            share_of_llama_cpp(name, &root().join("models").join(name), golden)
+        };
+        ratios.push((name, ratio));
     }
-    assert!(faults.is_empty(), "{faults:#?}");
-    let mean = (ratios.iter().map(|r: &f64| r.ln()).sum::<f64>() / ratios.len() as f64).exp();
+    assert!(ratios.iter().all(|(_, ratio)| *ratio <= 1.02), "{ratios:#?}");
+    // The float types must not make up for others: llama.cpp rounds the activations there and we do not.
+    ratios.retain(|(name, _)| !name.contains("F16"));
+    let mean = (ratios.iter().map(|(_, ratio)| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
     println!("geometric mean of the ratios: {mean:.3}");
-    assert!(mean <= 1.02, "worse than llama.cpp on the whole: {mean}");
+    // 1.0002 was measured: the same noise, up to the sample's scatter.
+    assert!(mean <= 1.005, "worse than llama.cpp on the whole: {mean}");
 }
 
 #[test]

@@ -76,15 +76,21 @@ fn choices_of_one_prompt_cost_one_prefill() {
     let ids = prompt(2, 200);
     let sampled = |seed| request(&ids, 5, Params { seed, ..Params::default() });
     let running: Vec<_> = (0..4).map(|seed| handle.submit(sampled(seed)).unwrap()).collect();
-    let cached: Vec<_> = running.into_iter().map(|r| collect(r).usage().cached_tokens).collect();
-    assert_eq!(cached, [0, 192, 192, 192]);
+    for (events, cached) in running.into_iter().zip([0, 192, 192, 192]) {
+        let outcome = collect(events);
+        assert_eq!((outcome.prefill[0], outcome.usage().cached_tokens), ((cached, 200), cached));
+    }
 }
 
 #[test]
 fn prefill_is_reported_chunk_by_chunk() {
     let handle = start_bundled(&EngineOptions { prefill_chunk: 64, ..options() });
     let outcome = run(&handle, request(&prompt(3, 150), 2, greedy()));
-    assert_eq!(outcome.prefill, [(64, 150), (128, 150), (150, 150)]);
+    assert_eq!(outcome.prefill, [(0, 150), (64, 150), (128, 150), (150, 150)]);
+    // The first report is what the cache held.
+    let again = run(&handle, request(&prompt(3, 150), 2, greedy()));
+    assert_eq!(again.prefill, [(128, 150), (150, 150)]);
+    assert_eq!(again.usage().cached_tokens, 128);
 }
 
 #[test]

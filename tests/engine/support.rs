@@ -2,7 +2,9 @@
 
 use omni_inferd::engine::{self, EngineOptions, Event, FinishReason, Handle, Opened, Request, Usage};
 use omni_inferd::exec::{CpuOptions, Executor, KvType, Options};
+use omni_inferd::gguf;
 use omni_inferd::load::Source;
+use omni_inferd::quant::{DType, dequantize};
 use omni_inferd::sample::{Logprobs, Params};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,26 @@ pub fn unpack(path: &str) -> Unpacked {
     let out = dir.path().join("model.gguf");
     let packed = std::fs::File::open(root().join(path)).unwrap();
     zstd::stream::copy_decode(packed, std::fs::File::create(&out).unwrap()).unwrap();
+    Unpacked { path: out, _dir: dir }
+}
+
+/// The same model with every tensor decoded exactly to F32.
+pub fn dequantised(path: &Path) -> Unpacked {
+    let bytes = std::fs::read(path).unwrap();
+    let file = gguf::File::parse(&bytes, bytes.len() as u64).unwrap();
+    let mut builder = gguf::write::Builder::new();
+    for (key, value) in &file.metadata.entries {
+        builder = builder.key(key, value.clone());
+    }
+    for tensor in &file.tensors {
+        let mut values = vec![0.0f32; tensor.elements() as usize];
+        dequantize(tensor.dtype, &bytes[tensor.offset as usize..][..tensor.size as usize], &mut values);
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        builder = builder.tensor(&tensor.name, &tensor.shape, DType::F32, data);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model.gguf");
+    std::fs::write(&out, builder.build()).unwrap();
     Unpacked { path: out, _dir: dir }
 }
 

@@ -41,6 +41,7 @@ fn text_goes_to_ids_and_back() {
     assert_eq!(run(&["detokenize", path], &ids).unwrap(), "<|im_start|>Hello world");
     assert_eq!(run(&["detokenize", path, "--skip-special"], &ids).unwrap(), "Hello world");
     assert_eq!(run(&["detokenize", path, "9707", "1879"], "").unwrap(), "Hello world");
+    assert_eq!(run(&["detokenize", path, "--json", "9707"], "").unwrap(), "{\"content\":\"Hello\"}\n");
     assert!(run(&["detokenize", path], "[1,").unwrap_err().to_string().contains("JSON array"));
 }
 
@@ -55,6 +56,8 @@ fn a_request_becomes_its_prompt() {
     std::fs::write(&template, "{{ bos_token }}{{ messages[0].content }}{{ x }}").unwrap();
     let request = r#"{"messages":[{"content":"Hi"}],"bos_token":"<s>","chat_template_kwargs":{"x":1.0}}"#;
     assert_eq!(run(&["render", template.to_str().unwrap()], request).unwrap(), "<s>Hi1.0");
+    let json = run(&["render", template.to_str().unwrap(), "--json"], request).unwrap();
+    assert_eq!(json, "{\"prompt\":\"<s>Hi1.0\"}\n");
 }
 
 #[test]

@@ -133,6 +133,36 @@ fn unknown_pre_tokenizers_are_refused_by_name() {
 }
 
 #[test]
+fn files_without_a_pre_tokenizers_name_split_as_gpt2_and_say_so() {
+    let strings = |list: &[&str]| Value::Array(Array::String(list.iter().map(|s| s.as_bytes().to_vec()).collect()));
+    for pre in [None, Some(""), Some("default")] {
+        let mut entries = vec![
+            ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned())),
+            ("tokenizer.ggml.tokens".to_owned(), strings(&["a", "b", "ab"])),
+            ("tokenizer.ggml.merges".to_owned(), strings(&["a b"])),
+        ];
+        entries.extend(pre.map(|pre| ("tokenizer.ggml.pre".to_owned(), Value::String(pre.to_owned()))));
+        let tokenizer = Tokenizer::from_metadata(&Metadata { entries }).unwrap();
+        assert_eq!(tokenizer.encode("abb", false, false), [2, 1]);
+        assert!(tokenizer.warning().unwrap().contains("tokenizer.ggml.pre"));
+    }
+    assert_eq!(GPT2.warning(), None);
+}
+
+#[test]
+fn chosen_control_tokens_are_shown() {
+    let ids = PHI3.encode("a<|end|>b<|user|>", false, true);
+    let shown = [PHI3.token_to_id("<|end|>").unwrap()];
+    let mut stream = Detokenizer::continuing(PHI3.clone(), false).showing(shown.into());
+    let text: String = ids.iter().map(|&id| stream.push(id)).collect();
+    assert_eq!(text.replace(' ', ""), "a<|end|>b");
+    let markup: Vec<&str> = OutputFormat::Kimi.markup(true).collect();
+    assert!(markup.contains(&"<|tool_call_argument_begin|>") && markup.contains(&"<think>"));
+    assert!(!OutputFormat::Kimi.markup(false).any(|literal| literal.contains("tool")));
+    assert!(OutputFormat::Harmony.markup(false).any(|literal| literal == "<|channel|>"));
+}
+
+#[test]
 fn half_a_character_waits() {
     let ids = GPT2.encode("日", false, false);
     assert!(ids.len() > 1);

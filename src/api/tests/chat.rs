@@ -2,6 +2,7 @@
 
 use super::fake::{BOS, served};
 use super::*;
+use crate::text::OutputFormat;
 use serde_json::json;
 
 const PATH: &str = "/v1/chat/completions";
@@ -169,4 +170,17 @@ async fn streamed_deltas_add_up() {
             assert_eq!(join("reasoning_content"), whole["reasoning_content"].as_str().unwrap_or_default(), "{text:?}");
         }
     }
+}
+
+/// A value's type comes from the tool's schema where the markup does not show it.
+#[tokio::test]
+async fn tool_arguments_follow_the_schema() {
+    let call = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2\n</parameter>\n</function>";
+    let mut served = served(Box::new(Arc::new(Fake::replying(&[call]))));
+    served.format = OutputFormat::FunctionTags;
+    let parameters = json!({"properties": {"a": {"type": "string"}, "b": {"type": "integer"}}});
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
+    let answer = ok(&Arc::new(served), PATH, json!({"messages": hi(), "tools": tools})).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], r#"{"a": "1", "b": 2}"#, "{answer}");
 }

@@ -9,6 +9,9 @@ use super::{ParseOptions, ParsedOutput, ToolCall};
 /// All markup, for answers that are cut within it.
 pub(super) const MARKUP: [&str; 6] = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"];
 
+/// Control tokens of the format, all but those that end an answer.
+pub(super) const CONTROL: [&str; 5] = ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"];
+
 const ENDS: [&str; 4] = ["<|end|>", "<|return|>", "<|call|>", "<|start|>"];
 
 /// Takes an answer apart.

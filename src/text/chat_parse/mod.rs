@@ -77,6 +77,37 @@ impl OutputFormat {
         }
     }
 
+    /// Literals that reading an answer depends on and that vocabularies hold as control tokens, which readers do not see
+    /// otherwise. Those of tool calls only where `tools` were offered.
+    pub fn markup(self, tools: bool) -> impl Iterator<Item = &'static str> {
+        let calls: &[&str] = match self {
+            Self::Plain | Self::Harmony => &[],
+            Self::Llama3 => &["<|python_tag|>"],
+            Self::Hermes => &["<tool_call>", "</tool_call>"],
+            Self::FunctionTags => &["<tool_call>", "</tool_call>", "<seed:tool_call>", "</seed:tool_call>"],
+            Self::InvokeTags => &["<minimax:tool_call>", "</minimax:tool_call>", "｜DSML｜"],
+            Self::Glm => &["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+            Self::DeepSeek => &[
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁call▁begin｜>",
+                "<｜tool▁sep｜>",
+                "<｜tool▁call▁end｜>",
+                "<｜tool▁calls▁end｜>",
+            ],
+            Self::Kimi => &[
+                "<|tool_calls_section_begin|>",
+                "<|tool_call_begin|>",
+                "<|tool_call_argument_begin|>",
+                "<|tool_call_end|>",
+                "<|tool_calls_section_end|>",
+            ],
+            Self::Mistral => &["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+        };
+        let channels: &[&str] = if self == Self::Harmony { &harmony::CONTROL } else { &[] };
+        let reasoning = reasoning::TAGS.iter().flat_map(|(open, close)| [*open, *close]);
+        reasoning.chain(channels.iter().copied()).chain(calls.iter().copied().filter(move |_| tools))
+    }
+
     /// Markup that opens the first tool call; also ends reasoning that was not closed.
     fn openers(self) -> &'static [&'static str] {
         match self {
