@@ -2,7 +2,7 @@
 
 use super::{Options, Source, exit, run};
 use crate::config::{self, Config, Environment, Model, format_size};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,6 +82,11 @@ Exit codes: 0 ended on request, 2 wrong command line, 70 internal error, 75 the 
 77 not permitted, 78 wrong configuration.
 
 See config.example.toml for every setting, and omnictl(1) for control.";
+
+/// The command line, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// The whole program. `work` is a worker's main function, which answers its exit status: the daemon itself knows no more
 /// of workers than their protocol.
@@ -187,7 +192,6 @@ fn summary(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

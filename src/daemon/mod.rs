@@ -28,5 +28,5 @@ mod server; // start and end
 mod supervisor; // one task per model
 mod views; // models, health, ready
 
-pub use cli::main;
+pub use cli::{command, main};
 use server::{Options, Source, run};

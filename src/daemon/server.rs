@@ -11,7 +11,8 @@ use super::registry::Registry;
 use super::router::{App, handle};
 use crate::api::http::{Limits, serve};
 use crate::config::{self, Config};
-use crate::sys::net::{self, BindError, Bound, MAX_SOCKET_PATH};
+use crate::sys::listen;
+use crate::sys::net::{BindError, Bound, MAX_SOCKET_PATH};
 use crate::sys::notify;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -112,7 +113,7 @@ impl Drop for Place {
 }
 
 fn open(config: &Config, access: &Access) -> Result<Place, StartError> {
-    let mut inherited = net::inherited_listeners().map_err(StartError::Inherited)?;
+    let mut inherited = listen::inherited_unix().map_err(StartError::Inherited)?;
     let mut socket = config.daemon.socket.clone();
     let mut bound = None;
     if inherited.is_empty() {

@@ -5,9 +5,9 @@ use super::server::{Error, Handle, Server};
 use crate::config::paths::no_color;
 use crate::config::proxy::{NETWORK, Proxy, network};
 use crate::config::{self, log_filter};
+use crate::sys::{listen, notify};
 use clap::{CommandFactory, Parser};
 use ipnet::IpNet;
-use sd_notify::NotifyState;
 use std::io::{self, BufRead, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -130,7 +130,7 @@ fn settings(args: &Args) -> Result<Proxy, config::Error> {
 }
 
 async fn run(proxy: Proxy) -> Result<(), Error> {
-    let inherited = crate::sys::listen::inherited_tcp().map_err(Error::Inherited)?;
+    let inherited = listen::inherited_tcp().map_err(Error::Inherited)?;
     let (socket, open) = (proxy.socket.clone(), proxy.keys.is_none() && proxy.allow.is_empty());
     let server = Server::bind(proxy, inherited)?;
     let handle = server.handle();
@@ -141,7 +141,7 @@ async fn run(proxy: Proxy) -> Result<(), Error> {
         }
     }
     let mut signals = Signals::new().map_err(Error::Inherited)?;
-    notify(&[NotifyState::Ready]);
+    notify::ready();
     let mut serving = std::pin::pin!(server.run());
     loop {
         tokio::select! {
@@ -155,7 +155,7 @@ async fn run(proxy: Proxy) -> Result<(), Error> {
             stop = signals.next() => match stop {
                 true => {
                     tracing::info!("stopping; {} connections are open", handle.connections());
-                    notify(&[NotifyState::Stopping]);
+                    notify::stopping();
                     handle.stop();
                 }
                 false => reload(&handle),
@@ -166,12 +166,12 @@ async fn run(proxy: Proxy) -> Result<(), Error> {
 
 /// Reads the keys again, telling the service manager before and after.
 fn reload(handle: &Handle) {
-    notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0))]);
+    notify::reloading();
     match handle.reload_keys() {
         Ok(count) => tracing::info!("read {count} keys"),
         Err(error) => tracing::error!("{error}; the old keys stay in use"),
     }
-    notify(&[NotifyState::Ready]);
+    notify::ready();
 }
 
 /// The signals that steer the proxy.
@@ -197,13 +197,6 @@ impl Signals {
             _ = self.interrupt.recv() => true,
             _ = self.reload.recv() => false,
         }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(state: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("cannot notify the service manager: {error}");
     }
 }
 

@@ -1,14 +1,36 @@
-//! Listening TCP sockets inherited from a service manager (`LISTEN_FDS`, socket activation). Called once at start by
-//! the proxy; opens nothing itself.
+//! Listening sockets inherited from a service manager (`LISTEN_FDS`, sd_listen_fds(3)): Unix ones for the daemon, TCP ones
+//! for the proxy, each called once at start. Opens nothing itself.
 
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes the listeners a service manager passed to this process, in its order; none when there is no such manager. The
-/// second call yields none. Errors: malformed variables, or a descriptor that is no listening stream socket.
+/// The Unix sockets passed to this process, in the manager's order; none without one, and none from a second call.
+///
+/// # Errors
+/// Malformed variables, or a descriptor that is no listening Unix socket.
+pub fn inherited_unix() -> io::Result<Vec<UnixListener>> {
+    inherited("Unix", |fd| {
+        let listener = UnixListener::from(fd);
+        listener.local_addr().map(|_| listener)
+    })
+}
+
+/// The TCP sockets passed to this process, in the manager's order; none without one, and none from a second call.
+///
+/// # Errors
+/// Malformed variables, or a descriptor that is no listening TCP socket.
 pub fn inherited_tcp() -> io::Result<Vec<TcpListener>> {
+    inherited("TCP", |fd| {
+        let listener = TcpListener::from(fd);
+        listener.local_addr().map(|_| listener)
+    })
+}
+
+/// Takes the descriptors, which works once, and makes each a listener of `kind`.
+fn inherited<T>(kind: &str, listener: impl Fn(OwnedFd) -> io::Result<T>) -> io::Result<Vec<T>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(Vec::new());
@@ -24,11 +46,9 @@ pub fn inherited_tcp() -> io::Result<Vec<TcpListener>> {
             let what = format!("descriptor {number} from LISTEN_FDS does not listen; set Accept=no in the socket unit");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let listener = TcpListener::from(owned);
-        listener.local_addr().map_err(|error| {
-            io::Error::new(error.kind(), format!("descriptor {number} from LISTEN_FDS is no TCP socket: {error}"))
-        })?;
-        listeners.push(listener);
+        listeners.push(listener(owned).map_err(|error| {
+            io::Error::new(error.kind(), format!("descriptor {number} from LISTEN_FDS is no {kind} socket: {error}"))
+        })?);
     }
     Ok(listeners)
 }

@@ -3,9 +3,9 @@
 pub mod affinity; // CPU lists, the CPUs a process may use, binding a thread
 pub mod heap; // gives freed memory back to the host
 pub mod inherit; // descriptors a worker was started with
-pub mod listen; // TCP sockets inherited by socket activation
+pub mod listen; // sockets inherited by socket activation
 pub mod memory; // anonymous mappings, and how much memory there is
-pub mod net; // Unix sockets: binding, inherited descriptors, peer credentials
+pub mod net; // Unix sockets: binding, peer credentials
 pub mod notify; // the service manager: ready, reloading, stopping, status, watchdog
 pub mod process; // children that inherit descriptors and die with their parent
 pub mod topology; // physical cores and their siblings, the cgroup's quota

@@ -1,12 +1,11 @@
-//! Unix sockets: binding with stale files told from live daemons, descriptors inherited from the service manager, and
-//! who is on the other side. Called by the daemon.
+//! Unix sockets: binding with stale files told from live daemons, and who is on the other side. Called by the daemon.
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -162,27 +161,6 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
         // A full backlog or a missing permission also means that somebody is there.
         Ok(_) | Err(_) => Err(BindError::InUse { path: path.into() }),
     }
-}
-
-/// Listening Unix sockets passed by the service manager (`LISTEN_FDS`, sd_listen_fds(3)); none without one. To be called
-/// once: a second call would own the same descriptors.
-///
-/// # Errors
-/// Malformed variables, or a descriptor that is no listening Unix socket.
-pub fn inherited_listeners() -> io::Result<Vec<UnixListener>> {
-    let mut listeners = Vec::new();
-    for fd in sd_notify::listen_fds()? {
-        // SAFETY: the service manager opened this descriptor for us, nothing else in the process knows of it, and
-        // this function is called once, so ownership is taken once. It is checked below to be what is expected.
-        let listener = unsafe { UnixListener::from_raw_fd(fd) };
-        let accepting = nix::sys::socket::getsockopt(&listener, nix::sys::socket::sockopt::AcceptConn);
-        if !matches!(accepting, Ok(true)) || listener.local_addr().is_err() {
-            let message = format!("inherited descriptor {fd} is not a listening Unix stream socket");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        listeners.push(listener);
-    }
-    Ok(listeners)
 }
 
 /// Supplementary groups of the process on the other side, as they were when it connected (`SO_PEERGROUPS`, Linux 4.13).

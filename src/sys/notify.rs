@@ -1,10 +1,10 @@
 //! The service manager's notification protocol (sd_notify(3)). Everything here does nothing when `NOTIFY_SOCKET` is not
-//! set; a message that cannot be sent is logged and costs nothing else. Called by the daemon.
+//! set; a message that cannot be sent is logged and costs nothing else. Called by the daemon and the proxy.
 
 use sd_notify::NotifyState;
 use std::time::Duration;
 
-/// The daemon answers on its socket.
+/// The process answers on its sockets.
 pub fn ready() {
     send(&[NotifyState::Ready]);
 }
@@ -17,7 +17,7 @@ pub fn reloading() {
     }
 }
 
-/// The daemon is about to end.
+/// The process is about to end.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
@@ -27,12 +27,12 @@ pub fn status(line: &str) {
     send(&[NotifyState::Status(&line.replace(['\n', '\r'], " "))]);
 }
 
-/// The daemon is alive.
+/// The process is alive.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// The daemon needs longer than the manager's own time limit to start or stop: `by` more from now.
+/// The process needs longer than the manager's own time limit to start or stop: `by` more from now.
 pub fn extend_timeout(by: Duration) {
     send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
 }
