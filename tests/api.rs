@@ -265,8 +265,8 @@ async fn a_full_queue_and_bad_requests_are_refused() {
 /// Everything between the engine and a reader that reads nothing fills up; then its sequence rests, the others do not.
 #[tokio::test]
 async fn a_slow_reader_rests_and_does_not_hold_up_others() {
-    const TOKENS: u64 = 1000;
-    let server = Server::with_context(1024);
+    const TOKENS: u64 = 4000;
+    let server = Server::with_context(4096);
     let long = json!({"prompt": PROMPT, "max_tokens": TOKENS, "ignore_eos": true, "stream": true, "logprobs": 20,
         "stream_options": {"include_usage": true}});
     // A bare socket: an HTTP client would read ahead.
