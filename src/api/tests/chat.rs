@@ -175,7 +175,7 @@ async fn streamed_deltas_add_up() {
 /// A value's type comes from the tool's schema where the markup does not show it.
 #[tokio::test]
 async fn tool_arguments_follow_the_schema() {
-    let call = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2\n</parameter>\n</function>";
+    let call = "<function=f><parameter=a>1</parameter><parameter=b>2</parameter></function>";
     let mut served = served(Box::new(Arc::new(Fake::replying(&[call]))));
     served.format = OutputFormat::FunctionTags;
     let parameters = json!({"properties": {"a": {"type": "string"}, "b": {"type": "integer"}}});
