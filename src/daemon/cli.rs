@@ -83,6 +83,11 @@ Exit codes: 0 ended on request, 2 wrong command line, 70 internal error, 75 the 
 
 See config.example.toml for every setting, and omnictl(1) for control.";
 
+/// The command line, for documents and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// The whole program. `work` is a worker's main function, which answers its exit status: the daemon itself knows no more
 /// of workers than their protocol.
 pub fn main(work: fn() -> i32) -> ExitCode {

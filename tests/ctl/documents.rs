@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 fn programs() -> Vec<clap::Command> {
-    vec![omni_inferd::ctl::cli::command(), omni_inferd::proxy::cli::command()]
+    vec![omni_inferd::ctl::cli::command(), omni_inferd::daemon::cli::command(), omni_inferd::proxy::cli::command()]
 }
 
 /// Compares a directory with what it should hold, or makes it so when asked to.
