@@ -164,9 +164,4 @@ async fn an_answer_does_not_wait_for_the_bytes_behind_its_request() {
     let mut buffer = [0; 4096];
     let read = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut buffer)).await;
     assert!(buffer[..read.expect("an answer in time").unwrap()].starts_with(b"HTTP/1.1 200 OK"));
-    // What cannot be understood is told so, not just cut off.
-    for wrong in ["GET / HTTP/1.1\r\nbad header\r\n\r\nmore", "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\nmore"] {
-        let answer = raw(&server.path(), wrong).await;
-        assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{wrong}: {answer}");
-    }
 }
