@@ -152,7 +152,8 @@ mod paths {
         responses((status = 200, description = "One model", body = ModelStatus), Refusals))]
     fn one() {}
 
-    #[utoipa::path(post, path = "/control/v1/models", tag = "control", request_body = LoadFile, responses(
+    #[utoipa::path(post, path = "/control/v1/models", tag = "control", request_body = LoadFile,
+        params(("wait" = Option<bool>, Query, description = "Answer when it is ready or failed")), responses(
         (status = 200, description = "The model, loaded", body = ModelStatus),
         (status = 202, description = "The model, loading", body = ModelStatus), Refusals))]
     fn add() {}

@@ -10,7 +10,7 @@
 //! ```
 
 mod access; // who may do what
-mod cli; // command line
+pub mod cli; // command line
 mod control; // the control API
 pub mod exit; // exit codes
 mod forward; // a request to a worker, its answer back

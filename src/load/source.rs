@@ -107,9 +107,14 @@ impl Source {
 
 impl Part {
     fn open(path: PathBuf) -> Result<Part, (PathBuf, io::Error)> {
-        let opened = fs::File::open(&path).and_then(|file| {
-            if file.metadata()?.is_dir() {
+        // Without O_NONBLOCK the open of a FIFO would wait for a writer; regular files do not care.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).and_then(|file| {
+            let meta = file.metadata()?;
+            if meta.is_dir() {
                 return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+            }
+            if !meta.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
             }
             Ok((Stamp::of(&file)?, file))
         });

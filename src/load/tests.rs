@@ -100,6 +100,9 @@ fn a_truncated_file_is_refused_before_reading() {
     assert!(matches!(Source::open(&path), Err(Error::Gguf { .. })));
     assert!(matches!(Source::open(&dir.path().join("none.gguf")), Err(Error::Open { .. })));
     assert!(matches!(Source::open(dir.path()), Err(Error::Open { .. })));
+    let fifo = dir.path().join("fifo.gguf");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(matches!(Source::open(&fifo), Err(Error::Open { .. })), "opened without waiting for a writer");
 }
 
 #[test]

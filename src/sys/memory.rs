@@ -72,6 +72,20 @@ impl Memory {
     }
 }
 
+/// Lets this process write to at most `bytes` more of private memory than it has now (the kernel's `RLIMIT_DATA`).
+/// An allocation beyond that fails, which ends this process and no other one. A tighter limit stays.
+///
+/// # Errors
+/// When `/proc` cannot be read or the limit cannot be set.
+pub fn limit_growth(bytes: u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let status = fs::read_to_string("/proc/self/status")?;
+    let now = kib_field(&status, "VmData:")
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no VmData"))?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+    Ok(setrlimit(Resource::RLIMIT_DATA, soft.min(now.saturating_add(bytes)), hard)?)
+}
+
 /// The value of `key` in `/proc/meminfo`'s format, in bytes.
 fn kib_field(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(key))?;

@@ -11,6 +11,7 @@ pub mod protocol;
 use crate::api::http::{Limits, serve};
 use crate::api::{self, Served};
 use crate::engine::Handle;
+use crate::sys::memory::limit_growth;
 use control::{Control, Reporter};
 use protocol::{Report, Spec};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -25,6 +26,8 @@ pub const EXIT_REFUSED: i32 = 78;
 /// Exit status: something failed that may go better next time.
 pub const EXIT_FAILED: i32 = 70;
 
+/// Bytes of memory that a worker may take beyond what it has when its model is loaded: requests and their prompts.
+const GROWTH: u64 = 4 << 30;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Threads that serve HTTP; the engine has its own.
 const HTTP_THREADS: usize = 2;
@@ -41,11 +44,16 @@ pub fn run() -> i32 {
             return EXIT_FAILED;
         }
     };
-    run_on(listener.into(), control.into())
+    serve_model(listener.into(), control.into(), Some(GROWTH))
 }
 
-/// Runs a worker on a listening socket and a control channel; returns its exit status.
+/// Runs a worker on a listening socket and a control channel; returns its exit status. The process's memory is not
+/// limited: it may have other work to do.
 pub fn run_on(listener: UnixListener, control: UnixStream) -> i32 {
+    serve_model(listener, control, None)
+}
+
+fn serve_model(listener: UnixListener, control: UnixStream, growth: Option<u64>) -> i32 {
     let (spec, reporter, control) = match control::begin(control) {
         Ok(begun) => begun,
         Err(error) => {
@@ -53,7 +61,7 @@ pub fn run_on(listener: UnixListener, control: UnixStream) -> i32 {
             return EXIT_FAILED;
         }
     };
-    let reason = match work(listener, spec, &reporter, control) {
+    let reason = match work(listener, spec, &reporter, control, growth) {
         Ok(()) => return EXIT_OK,
         Err(reason) => reason,
     };
@@ -85,13 +93,23 @@ impl Failure {
     }
 }
 
-fn work(listener: UnixListener, spec: Spec, reporter: &Reporter, control: Control) -> Result<(), Failure> {
+fn work(
+    listener: UnixListener,
+    spec: Spec,
+    reporter: &Reporter,
+    control: Control,
+    growth: Option<u64>,
+) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(HTTP_THREADS).max_blocking_threads(PREPARE_THREADS).thread_name("http").enable_all();
     let runtime = runtime.build();
     let runtime = runtime.map_err(|error| Failure::failed("cannot start the threads that serve HTTP", error))?;
     runtime.block_on(async { ignore_signals() }).map_err(|error| Failure::failed("cannot handle signals", error))?;
     let (handle, served) = load::load(spec, reporter)?;
+    // All that the model needs is reserved by now; what grows beyond this is a bug or a hostile chat template.
+    if let Some(Err(error)) = growth.map(limit_growth) {
+        tracing::warn!(%error, "the worker's memory cannot be limited");
+    }
     let info = served.info.clone();
     let result = runtime.block_on(async {
         listener.set_nonblocking(true)?;

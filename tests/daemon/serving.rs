@@ -56,6 +56,7 @@ fn models_health_ready_and_metrics() {
     assert_eq!((&list["data"][0]["state"], &list["data"][1]["state"]), (&json!("ready"), &json!("unloaded")));
     assert_eq!(daemon.get("/v1/models/o").json()["id"], "oracle");
     assert_eq!(daemon.get("/v1/models/x").status, 404);
+    assert_eq!(daemon.get("/v1/models/").status, 404);
     let head = send(&daemon.socket, "HEAD", "/v1/models", None).finish();
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     daemon.complete(json!({"model": "oracle", "stream": true, "tokens": 7})).finish();

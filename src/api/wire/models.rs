@@ -1,5 +1,6 @@
 //! `/v1/models` and `/health`.
 
+use crate::api::control::ModelState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,6 +36,9 @@ pub struct ModelCard {
     /// Context in tokens, once loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<usize>,
+    /// What the model is doing; the daemon says it, a worker of its own does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ModelState>,
 }
 
 impl ModelCard {
@@ -47,6 +51,7 @@ impl ModelCard {
             owned_by: "omni-inferd".into(),
             aliases: aliases.to_vec(),
             context_length,
+            state: None,
         }
     }
 }

@@ -154,3 +154,14 @@ async fn stopping_lets_answers_finish_and_then_cuts() {
         drop(idle);
     }
 }
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_the_bytes_behind_its_request() {
+    let server = Server::start(Limits::default());
+    // The beginning of a second request must not hold back the first one's answer.
+    let mut stream = UnixStream::connect(server.path()).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT").await.unwrap();
+    let mut buffer = [0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut buffer)).await;
+    assert!(buffer[..read.expect("an answer in time").unwrap()].starts_with(b"HTTP/1.1 200 OK"));
+}
