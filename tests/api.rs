@@ -294,3 +294,16 @@ async fn a_slow_reader_rests_and_does_not_hold_up_others() {
     assert!(answer.contains("data: [DONE]\n\n"), "the slow one is complete in the end");
     assert!(answer.contains(&format!("\"completion_tokens\":{TOKENS}")));
 }
+
+/// A stop string ends the choice in the api, not in the engine; its figures are the engine's all the same.
+#[tokio::test]
+async fn a_stop_string_leaves_honest_figures() {
+    let server = Server::with_context(512);
+    let body = json!({"prompt": PROMPT, "max_tokens": 200, "temperature": 0, "ignore_eos": true, "stop": ["."]});
+    let answer = server.ok(COMPLETIONS, body).await;
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "the first of its kind");
+    let count = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    let took = answer["timings"]["predicted_ms"].as_f64().unwrap();
+    assert!(count > 2 && took > 0.02 * (count - 1) as f64, "{count} tokens in {took} ms");
+}

@@ -166,7 +166,7 @@ impl Generation {
                 self.ready.push_back(Output { index, news: News::Prompt(logprobs) });
                 false
             }
-            Some(Event::Token { id, logprobs }) => choice.token(id, logprobs, &mut self.ready),
+            Some(Event::Token { id, logprobs, at }) => choice.token(id, logprobs, at, &mut self.ready),
             Some(Event::Done { reason, usage }) => {
                 choice.done(reason, usage, &mut self.ready);
                 true
@@ -211,8 +211,8 @@ impl Choice {
     }
 
     /// Takes a token; `true` when a stop string ended the text.
-    fn token(&mut self, id: u32, logprobs: Option<Logprobs>, out: &mut VecDeque<Output>) -> bool {
-        self.clock.token();
+    fn token(&mut self, id: u32, logprobs: Option<Logprobs>, at: Instant, out: &mut VecDeque<Output>) -> bool {
+        self.clock.token(at);
         self.held.push(Token { id, logprobs, offset: self.read.1, start: self.read.0 });
         let text = self.text.push(id);
         self.read.0 += text.len();
@@ -278,12 +278,13 @@ struct Clock {
     submitted: Instant,
     started: Option<Instant>,
     first: Option<Instant>,
+    last: Option<Instant>,
 }
 
 impl Clock {
     fn new(prompt_tokens: usize) -> Self {
         let usage = engine::Usage { prompt_tokens, ..engine::Usage::default() };
-        Clock { usage, submitted: Instant::now(), started: None, first: None }
+        Clock { usage, submitted: Instant::now(), started: None, first: None, last: None }
     }
 
     fn prefill(&mut self, done: usize) {
@@ -293,18 +294,20 @@ impl Clock {
         }
     }
 
-    fn token(&mut self) {
+    /// `at` is the engine's time: a busy reader gets many tokens at once.
+    fn token(&mut self, at: Instant) {
         self.usage.completion_tokens += 1;
-        self.first.get_or_insert_with(Instant::now);
+        self.first.get_or_insert(at);
+        self.last = Some(at);
     }
 
     fn usage(&self) -> engine::Usage {
         let first = self.first.unwrap_or(self.submitted);
-        let started = self.started.unwrap_or(first);
+        let started = self.started.map_or(first, |started| started.min(first));
         engine::Usage {
-            queued: started - self.submitted,
+            queued: started.saturating_duration_since(self.submitted),
             prefill: first.saturating_duration_since(started),
-            decode: first.elapsed(),
+            decode: self.last.unwrap_or(first).saturating_duration_since(first),
             ..self.usage
         }
     }

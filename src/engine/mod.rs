@@ -17,7 +17,7 @@ pub use handle::Handle;
 pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open};
 
 use crate::sample::{Logprobs, Params};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One validated request: all that crosses from HTTP to the engine.
 #[derive(Clone, Debug)]
@@ -55,6 +55,8 @@ pub enum Event {
         id: u32,
         /// When asked for.
         logprobs: Option<Logprobs>,
+        /// When it was drawn; a reader may come by much later.
+        at: Instant,
     },
     /// The end.
     Done {

@@ -129,7 +129,7 @@ impl Stream {
             return Ok(Drawn::Stop(id));
         }
         self.completion += 1;
-        self.send(Event::Token { id, logprobs });
+        self.send(Event::Token { id, logprobs, at: Instant::now() });
         Ok(Drawn::Token(id))
     }
 

@@ -133,7 +133,7 @@ pub fn collect(mut events: Receiver<Event>) -> Outcome {
         match event {
             Event::Prefill { done, total } => outcome.prefill.push((done, total)),
             Event::PromptLogprobs(found) => outcome.prompt_logprobs = Some(found),
-            Event::Token { id, logprobs } => {
+            Event::Token { id, logprobs, .. } => {
                 outcome.tokens.push(id);
                 outcome.logprobs.extend(logprobs);
             }

@@ -30,6 +30,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const MAX_STREAMS: u32 = 256;
 /// Connections beyond the limit that are told so; beyond these the kernel's backlog holds them.
 const OVERFLOW: usize = 64;
+/// Refused connections are logged at most so often, however long descriptors are short.
+const ACCEPT_WARNING_PAUSE: Duration = Duration::from_secs(10);
 
 /// What one server grants its clients.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,6 +102,7 @@ where
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
+    let mut warned: Option<Instant> = None;
     loop {
         let may_accept = connections.len() < limits.max_connections.saturating_add(OVERFLOW);
         tokio::select! {
@@ -113,7 +116,10 @@ where
                 }
                 Err(error) => {
                     // Out of descriptors, or a peer that left at once: neither may stop or spin the server.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_PAUSE) {
+                        tracing::warn!(%error, "a connection could not be accepted; raise LimitNOFILE if this lasts");
+                        warned = Some(Instant::now());
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             },

@@ -9,7 +9,7 @@ use crate::sample::Logprobs;
 use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 pub const END: u32 = 256;
@@ -150,7 +150,7 @@ fn script(fake: &Fake, request: &crate::engine::Request, reply: &str) -> Vec<Eve
     let stopped = tokens.len() == reply.len() && reply.len() < request.max_tokens;
     let completion_tokens = tokens.len();
     let with = |id| request.sampling.logprobs.map(|n| logprobs(n, id));
-    events.extend(tokens.into_iter().map(|id| Event::Token { id, logprobs: with(id) }));
+    events.extend(tokens.into_iter().map(|id| Event::Token { id, logprobs: with(id), at: Instant::now() }));
     let ms = Duration::from_millis;
     let usage = Usage {
         prompt_tokens: total,
