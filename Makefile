@@ -16,10 +16,10 @@ test: test-rust test-clients ## All tests: the library's, then real clients agai
 
 test-rust: ## Unit, property and integration tests
 ifeq ($(NEXTEST),yes)
-	$(CARGO) nextest run --all-targets
+	$(CARGO) nextest run --lib --bins --tests
 else
 	@echo "cargo-nextest is not installed; using cargo test (slower)"
-	$(CARGO) test --all-targets
+	$(CARGO) test --lib --bins --tests
 endif
 	$(CARGO) test --doc
 
