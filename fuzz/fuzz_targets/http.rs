@@ -29,7 +29,8 @@ impl Backend for Echo {
             events.push(Event::PromptLogprobs(request.prompt.iter().map(|id| Some(score(n, *id))).collect()));
         }
         for id in request.prompt.iter().take(request.max_tokens.min(32)) {
-            events.push(Event::Token { id: *id, logprobs: request.sampling.logprobs.map(|n| score(n, *id)) });
+            let logprobs = request.sampling.logprobs.map(|n| score(n, *id));
+            events.push(Event::Token { id: *id, logprobs, at: std::time::Instant::now() });
         }
         events.push(Event::Done { reason: FinishReason::Length, usage: Usage::default() });
         for event in events {
