@@ -58,13 +58,13 @@ impl Engine {
             }
         };
         self.shared.close();
+        self.shared.update(|stats| (stats.running, stats.kv_blocks_used) = (0, 0));
         for (_, stream) in std::mem::take(&mut self.streams) {
             stream.fail(reason.clone());
         }
         while let Ok(submission) = self.inbox.try_recv() {
             Stream::new(0, submission).0.fail(reason.clone());
         }
-        self.shared.update(|stats| (stats.running, stats.kv_blocks_used) = (0, 0));
     }
 
     /// One round of the loop; false when nobody holds a handle any more.

@@ -30,7 +30,7 @@ pub(super) struct Stream {
     submitted: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 /// What became of a drawn token.
@@ -56,7 +56,7 @@ impl Stream {
             submitted,
             admitted: None,
             first_token: None,
-            _ticket: ticket,
+            ticket,
         };
         let job = Job {
             id,
@@ -148,9 +148,11 @@ impl Stream {
         self.send(Event::Done { reason, usage });
     }
 
-    /// The last event of a request that failed.
+    /// The last event of a request that failed. Its place is free before anybody hears of it.
     pub(super) fn fail(self, message: String) {
-        self.send(Event::Error(message));
+        let Stream { events, ticket, .. } = self;
+        drop(ticket);
+        let _ = events.try_send(Event::Error(message));
     }
 
     /// Time since it was admitted.
