@@ -124,7 +124,7 @@ fn model(quant: &str, context: usize) -> Model {
 }
 
 fn shape() -> KvShape {
-    KvShape { kv_heads: KV_HEADS, key_dim: HEAD, value_dim: HEAD, dtype: DType::F16 }
+    KvShape { kv_heads: KV_HEADS, key_dim: HEAD, value_dim: HEAD, key_type: DType::F16, value_type: DType::F16 }
 }
 
 /// Random blocks with small factors.

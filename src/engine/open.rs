@@ -77,7 +77,7 @@ pub struct ModelFacts {
     pub isa: String,
     pub vocab: usize,
     pub layers: usize,
-    /// `f16` or `f32`.
+    /// E.g. `f16` or `q8_0`.
     pub kv_type: String,
     /// What the operator should know, e.g. a context shortened for want of memory.
     pub notes: Vec<String>,
@@ -138,7 +138,8 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
         None => plan::available_memory().map_err(OpenError::Memory)?,
     };
     let weight_bytes = model.weight_bytes();
-    let placement = plan::place(&model.hparams, weight_bytes, &wish(options), available)?;
+    let wish = wish(options, options.kv_type.token_bytes(&model.hparams)?);
+    let placement = plan::place(&model.hparams, weight_bytes, &wish, available)?;
     let limits = limits(options, &placement);
     let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
     let weights = source.load(model, progress)?;
@@ -162,11 +163,11 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
 }
 
-fn wish(options: &EngineOptions) -> Wish {
+fn wish(options: &EngineOptions, kv_token_bytes: u64) -> Wish {
     Wish {
         context: options.context,
         parallel: options.parallel,
-        kv_element_bytes: options.kv_type.bytes(),
+        kv_token_bytes,
         block_tokens: KV_BLOCK,
         max_rows: options.parallel.saturating_add(options.prefill_chunk),
         max_logit_rows: options.parallel.saturating_add(PROMPT_LOGITS),
@@ -195,6 +196,7 @@ fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
         },
         kv_type: options.kv_type,
         kv_blocks: limits.blocks,
+        context: limits.context,
         max_rows: limits.max_rows(),
         max_logit_rows: limits.max_logit_rows(),
     }

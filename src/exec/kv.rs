@@ -7,29 +7,36 @@ use crate::model::Hparams;
 use crate::ops::{KV_BLOCK, KvLayer, KvShape};
 use crate::quant::DType;
 
-/// Element type of the KV cache.
+/// Element type of the KV cache. The quantised ones need head sizes that are multiples of 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// Half precision: the default.
     #[default]
     F16,
+    /// The upper half of a single: more range, less precision.
+    Bf16,
+    /// Eight bits and a scale per 32: half of F16's memory.
+    Q8_0,
+    /// Four bits, a scale and a minimum per 32: a third.
+    Q4_1,
+    /// Four bits and a scale per 32: the least memory.
+    Q4_0,
     /// Single precision: twice the memory, for comparisons.
     F32,
 }
 
 impl KvType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
+    /// All of them.
+    pub const ALL: [KvType; 6] = [KvType::F16, KvType::Bf16, KvType::Q8_0, KvType::Q4_1, KvType::Q4_0, KvType::F32];
 
-    /// `f16` or `f32`.
+    /// As settings name it, e.g. `q8_0`.
     pub fn name(self) -> &'static str {
         match self {
             KvType::F16 => "f16",
+            KvType::Bf16 => "bf16",
+            KvType::Q8_0 => "q8_0",
+            KvType::Q4_1 => "q4_1",
+            KvType::Q4_0 => "q4_0",
             KvType::F32 => "f32",
         }
     }
@@ -37,8 +44,36 @@ impl KvType {
     fn dtype(self) -> DType {
         match self {
             KvType::F16 => DType::F16,
+            KvType::Bf16 => DType::BF16,
+            KvType::Q8_0 => DType::Q8_0,
+            KvType::Q4_1 => DType::Q4_1,
+            KvType::Q4_0 => DType::Q4_0,
             KvType::F32 => DType::F32,
         }
+    }
+
+    /// One layer's cache of a model.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] when the model's heads do not suit the type.
+    pub fn shape(self, model: &Hparams) -> Result<KvShape, Error> {
+        let shape = KvShape {
+            kv_heads: model.kv_heads,
+            key_dim: model.key_dim,
+            value_dim: model.value_dim,
+            key_type: self.dtype(),
+            value_type: self.dtype(),
+        };
+        shape.check()?;
+        Ok(shape)
+    }
+
+    /// Bytes of one token in all layers, exact.
+    ///
+    /// # Errors
+    /// As [`KvType::shape`].
+    pub fn token_bytes(self, model: &Hparams) -> Result<u64, Error> {
+        Ok((self.shape(model)?.token_bytes() as u64).saturating_mul(model.layers as u64))
     }
 }
 
@@ -46,11 +81,9 @@ impl std::str::FromStr for KvType {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "f16" => Ok(KvType::F16),
-            "f32" => Ok(KvType::F32),
-            other => Err(format!("KV cache type `{other}` is unknown; use f16 or f32")),
-        }
+        let names = || KvType::ALL.map(KvType::name).join(", ");
+        let found = KvType::ALL.into_iter().find(|kv_type| kv_type.name() == name);
+        found.ok_or_else(|| format!("KV cache type `{name}` is unknown; use one of: {}", names()))
     }
 }
 
@@ -64,13 +97,8 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Reserves `blocks` blocks for each layer.
     pub(super) fn new(model: &Hparams, kv_type: KvType, blocks: usize) -> Result<KvCache, Error> {
-        let shape = KvShape {
-            kv_heads: model.kv_heads,
-            key_dim: model.key_dim,
-            value_dim: model.value_dim,
-            dtype: kv_type.dtype(),
-        };
-        let per_token = model.layers * model.kv_heads * (model.key_dim + model.value_dim) * kv_type.bytes();
+        let shape = kv_type.shape(model)?;
+        let per_token = usize::try_from(kv_type.token_bytes(model)?).unwrap_or(usize::MAX);
         let bytes = per_token.saturating_mul(KV_BLOCK).saturating_mul(blocks);
         let memory = Mapping::new(bytes).map_err(|source| Error::Kv { bytes, source })?;
         Ok(KvCache { memory, shape, blocks })
@@ -79,6 +107,11 @@ impl KvCache {
     /// Bytes reserved.
     pub(super) fn bytes(&self) -> usize {
         self.memory.as_ref().len()
+    }
+
+    /// Of one layer.
+    pub(super) fn shape(&self) -> &KvShape {
+        &self.shape
     }
 
     /// One layer's part.

@@ -46,6 +46,8 @@ pub struct Options {
     pub kv_type: KvType,
     /// Blocks of the KV cache, [`KV_BLOCK`] tokens each.
     pub kv_blocks: usize,
+    /// Tokens of the longest sequence.
+    pub context: usize,
     /// Most rows of a batch.
     pub max_rows: usize,
     /// Most rows of a batch that want logits.
@@ -79,10 +81,11 @@ impl Executor {
     /// # Errors
     /// [`Error`] when threads or memory are refused or a CPU option is wrong.
     pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
-        let cpu = cpu::Cpu::new(&options.cpu)?;
+        let mut cpu = cpu::Cpu::new(&options.cpu)?;
         let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
         let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
+        cpu.size_attention(kv.shape(), model.hparams.heads, options.context);
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
         Ok(Executor { model, cpu, scratch: cpu::Scratch::new(), rope, kv, buffers })
     }
@@ -107,8 +110,8 @@ impl Executor {
         self.kv.bytes()
     }
 
-    /// Bytes of the step buffers.
+    /// Bytes of the step buffers, attention's included.
     pub fn buffer_bytes(&self) -> usize {
-        self.buffers.bytes()
+        self.buffers.bytes() + self.cpu.attention_bytes()
     }
 }

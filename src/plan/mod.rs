@@ -25,8 +25,8 @@ pub struct Wish {
     pub context: Option<usize>,
     /// Sequences at once.
     pub parallel: usize,
-    /// Bytes of one cached element.
-    pub kv_element_bytes: usize,
+    /// Bytes of one token's keys and values in all layers.
+    pub kv_token_bytes: u64,
     /// Tokens per block of the cache.
     pub block_tokens: usize,
     /// Rows of the largest step.
@@ -119,7 +119,8 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, available_bytes: u64) -> Placement {
     let blocks_per_sequence = context.div_ceil(wish.block_tokens);
     let kv_blocks = blocks_per_sequence.saturating_mul(wish.parallel);
-    let kv_bytes = kv_bytes_per_token(model, wish.kv_element_bytes)
+    let kv_bytes = wish
+        .kv_token_bytes
         .saturating_mul(wish.block_tokens as u64)
         .saturating_mul(kv_blocks as u64)
         .min(u64::MAX >> 2);
@@ -145,11 +146,6 @@ fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, avai
 /// When `/proc/meminfo` cannot be read.
 pub fn available_memory() -> std::io::Result<u64> {
     Ok(Memory::now()?.available)
-}
-
-/// Bytes of keys and values of one token in all layers.
-pub fn kv_bytes_per_token(model: &Hparams, element_bytes: usize) -> u64 {
-    (model.layers * model.kv_heads * (model.key_dim + model.value_dim) * element_bytes) as u64
 }
 
 /// Bytes of the buffers of a step of `rows` tokens: F32 activations, logits, and the activations quantised to 8 bit

@@ -23,7 +23,7 @@ fn model() -> Hparams {
 }
 
 fn wish(context: Option<usize>, parallel: usize) -> Wish {
-    Wish { context, parallel, kv_element_bytes: 2, block_tokens: 32, max_rows: 516, max_logit_rows: 36 }
+    Wish { context, parallel, kv_token_bytes: 131_072, block_tokens: 32, max_rows: 516, max_logit_rows: 36 }
 }
 
 const GIB: u64 = 1 << 30;
@@ -31,7 +31,6 @@ const WEIGHTS: u64 = 5 * GIB;
 
 #[test]
 fn bytes_are_exact() {
-    assert_eq!(kv_bytes_per_token(&model(), 2), 131_072, "Llama 3 8B: 128 KiB per token");
     let placement = place(&model(), WEIGHTS, &wish(Some(1000), 4), 64 * GIB).unwrap();
     assert_eq!(placement.kv_blocks, 4 * 32, "1000 tokens are 32 blocks of 32");
     assert_eq!(placement.kv_bytes, 131_072 * 32 * 32 * 4);

@@ -62,7 +62,7 @@ pub struct CpuArgs {
     /// Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host's best.
     #[arg(long, value_name = "NAME", value_parser = ISA)]
     pub isa: Option<String>,
-    /// Element type of the KV cache: f16 or f32.
+    /// Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32.
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv: KvType,
 }
@@ -104,7 +104,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
     let wish = Wish {
         context: Some(need.tokens),
         parallel: 1,
-        kv_element_bytes: cpu.kv.bytes(),
+        kv_token_bytes: cpu.kv.token_bytes(&model.hparams)?,
         block_tokens: KV_BLOCK,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
@@ -115,6 +115,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
         cpu: cpu.options(),
         kv_type: cpu.kv,
         kv_blocks: placement.kv_blocks,
+        context: placement.context,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
     };

@@ -21,8 +21,8 @@ mod vector;
 
 pub use acts::Scratch;
 
-use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
-use crate::quant::{DType, dequantize};
+use super::{Attention, Error, KvLayer, KvShape, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor};
+use crate::quant::dequantize;
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
@@ -164,39 +164,24 @@ impl Cpu {
     /// Writes keys `[tokens, kv_heads * key_dim]` and values `[tokens, kv_heads * value_dim]` of the new tokens to their
     /// slots, rounded to the cache's type.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
-        let shape = kv.shape;
-        let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
-        assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
-        assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
-        for seq in seqs {
-            check_seq(seq, tokens, kv);
-            for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
-                let block = seq.blocks[position / super::KV_BLOCK] as usize;
-                for head in 0..shape.kv_heads {
-                    let slot = (block * shape.kv_heads + head) * super::KV_BLOCK + position % super::KV_BLOCK;
-                    let from = row * shape.kv_heads + head;
-                    self.store(shape.dtype, kv.keys, slot, &k[from * shape.key_dim..][..shape.key_dim]);
-                    self.store(shape.dtype, kv.values, slot, &v[from * shape.value_dim..][..shape.value_dim]);
-                }
-            }
-        }
+        attention::kv_write(self, kv, k, v, seqs);
     }
 
-    /// Stores vector `x` to slot `slot` of a cache.
-    fn store(&self, dtype: DType, cache: &mut [u8], slot: usize, x: &[f32]) {
-        if dtype == DType::F16 {
-            // SAFETY: the function suits this host.
-            unsafe { (self.table.vector.narrow)(x, &mut cache[2 * slot * x.len()..][..2 * x.len()]) };
-        } else {
-            let bytes = cache[4 * slot * x.len()..][..4 * x.len()].chunks_exact_mut(4);
-            bytes.zip(x).for_each(|(bytes, x)| bytes.copy_from_slice(&x.to_le_bytes()));
-        }
+    /// Sizes attention's buffers once and for all, for caches of `shape`, `heads` query heads and sequences up to
+    /// `context`: afterwards they do not grow.
+    pub fn size_attention(&mut self, shape: &KvShape, heads: usize, context: usize) {
+        self.attention = attention::Buffers::sized(self.pool.threads(), shape, heads, context);
+    }
+
+    /// Bytes of attention's buffers.
+    pub fn attention_bytes(&self) -> usize {
+        self.attention.bytes()
     }
 
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
     /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
-        attention::attention(args, &self.table.vector, &self.pool, &self.attention);
+        attention::attention(args, &self.table.attention, &self.pool, &self.attention);
     }
 
     /// `gate = gate · sigmoid(gate) · up`.

@@ -3,9 +3,9 @@
 use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::isa::Isa;
+use super::{attention, scalar, vector};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use super::{scalar, vector};
 use crate::quant::DType;
 use std::ops::Range;
 
@@ -68,6 +68,8 @@ pub(crate) struct Table {
     pub(crate) quantise: QuantiseRow,
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
+    /// Attention.
+    pub(crate) attention: attention::Tier,
     kernel: fn(DType) -> Option<Kernel>,
 }
 
@@ -84,7 +86,7 @@ impl Table {
             Isa::Avx2 => (avx2::quantise_row, avx2::kernel),
             _ => (scalar::quantise_row, scalar_kernel),
         };
-        Table { isa, quantise, vector, kernel }
+        Table { isa, quantise, vector, attention: attention::Tier::new(isa), kernel }
     }
 
     /// The kernel of a weight type.

@@ -4,7 +4,7 @@
 
 mod attention;
 
-pub use attention::{attention, kv_read, kv_write};
+pub use attention::{attention, kv_write};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
 use crate::quant::dequantize;
