@@ -80,18 +80,12 @@ macro_rules! for_count {
 }
 pub(super) use for_count;
 
-/// Cuts `range` to tiles of at most `most`, as equal as can be.
+/// Cuts `range` to tiles of at most `most`, as equal as can be: first and length of each.
 #[inline(always)]
-pub(super) fn tiles(range: Range<usize>, most: usize, mut body: impl FnMut(usize, usize)) {
+pub(super) fn tiles(range: Range<usize>, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = range.len().div_ceil(most).max(1);
-    let mut at = range.start;
-    for i in 0..count {
-        let n = (range.len() * (i + 1)) / count - (range.len() * i) / count;
-        if n > 0 {
-            body(at, n);
-        }
-        at += n;
-    }
+    let cut = move |i: usize| range.len() * i / count + range.start;
+    (0..count).map(move |i| (cut(i), cut(i + 1) - cut(i)))
 }
 
 /// `2^x` for `x ≤ 0` to 1 ulp, 0 below −126: `x = n + r`, a polynomial of `r` (relative error 2e-9), `n` into the exponent.
@@ -221,11 +215,11 @@ pub(crate) unsafe fn scores<L: Lanes, E: Float>(
     assert!(keys.len() >= dim * KV_BLOCK * E::BYTES && out.len() >= n.len() * KV_BLOCK);
     assert!(queries.f.len() >= n.end * dim);
     let first = n.start;
-    tiles(n, most::<L>(), |q, count| {
+    for (q, count) in tiles(n, most::<L>()) {
         let (x, out) = (queries.f[q * dim..].as_ptr(), out[(q - first) * KV_BLOCK..].as_mut_ptr());
         // SAFETY: the lengths above.
         unsafe { for_count!(count, scores_tile::<L, E>(x, dim, keys.as_ptr(), ahead, out)) };
-    });
+    }
 }
 
 /// `Q` queries; lane by lane the sum over dimensions in order.
@@ -242,16 +236,14 @@ unsafe fn scores_tile<L: Lanes, E: Float, const Q: usize>(
         for half in (0..2).step_by(side_by_side::<L>()) {
             let mut acc = [[L::splat(0.0); 2]; Q];
             for d in 0..dim {
-                let at = |v: usize| (d * KV_BLOCK + (half + v) * 16) * E::BYTES;
-                let key: [L::F; 2] = std::array::from_fn(|v| {
-                    if v >= side_by_side::<L>() {
-                        return acc[0][v];
-                    }
+                let mut key = [L::splat(0.0); 2];
+                for v in 0..side_by_side::<L>() {
+                    let at = (d * KV_BLOCK + (half + v) * 16) * E::BYTES;
                     if v == 0 || E::BYTES == 4 {
-                        L::prefetch(ahead.wrapping_add(at(v)));
+                        L::prefetch(ahead.wrapping_add(at));
                     }
-                    E::load::<L>(keys.add(at(v)))
-                });
+                    key[v] = E::load::<L>(keys.add(at));
+                }
                 for q in 0..Q {
                     let x = L::splat(*x.add(q * dim + d));
                     for v in 0..side_by_side::<L>() {
@@ -280,10 +272,10 @@ pub(crate) unsafe fn values<L: Lanes, E: Float>(
     assert!(weights.p.len() >= n * KV_BLOCK && weights.keep.len() >= n && weights.factor.len() >= n);
     assert!(values.len() >= KV_BLOCK * width * E::BYTES && out.len() >= n * width && weights.seen.end <= KV_BLOCK);
     assert!(width.is_multiple_of(16));
-    tiles(0..n, most::<L>(), |q, count| {
+    for (q, count) in tiles(0..n, most::<L>()) {
         // SAFETY: the lengths above.
         unsafe { for_count!(count, values_tile::<L, E>(weights, q, values.as_ptr(), ahead, out.as_mut_ptr())) };
-    });
+    }
 }
 
 /// `Q` queries from `first` on, over all columns.
@@ -322,16 +314,14 @@ unsafe fn columns<L: Lanes, E: Float, const Q: usize, const V: usize>(
     unsafe {
         let mut acc = [[L::splat(0.0); V]; Q];
         for t in weights.seen.clone() {
-            let at = |v: usize| (t * width + (column + v) * 16) * E::BYTES;
-            let value: [L::F; V] = std::array::from_fn(|v| {
-                if v >= v_count {
-                    return acc[0][v];
-                }
+            let mut value = [L::splat(0.0); V];
+            for v in 0..v_count {
+                let at = (t * width + (column + v) * 16) * E::BYTES;
                 if v == 0 || E::BYTES == 4 {
-                    L::prefetch(ahead.wrapping_add(at(v)));
+                    L::prefetch(ahead.wrapping_add(at));
                 }
-                E::load::<L>(values.add(at(v)))
-            });
+                value[v] = E::load::<L>(values.add(at));
+            }
             for q in 0..Q {
                 let p = L::splat(*p.add(q * KV_BLOCK + t));
                 for v in 0..v_count {
@@ -341,9 +331,9 @@ unsafe fn columns<L: Lanes, E: Float, const Q: usize, const V: usize>(
         }
         for (q, acc) in acc.iter().enumerate() {
             let (keep, factor) = (L::splat(weights.keep[first + q]), L::splat(weights.factor[first + q]));
-            for (v, &acc) in acc.iter().enumerate().take(v_count) {
+            for v in 0..v_count {
                 let out = out.add((first + q) * width + (column + v) * 16);
-                L::store(out, L::fma(factor, acc, L::mul(L::load(out), keep)));
+                L::store(out, L::fma(factor, acc[v], L::mul(L::load(out), keep)));
             }
         }
     }

@@ -53,11 +53,11 @@ pub(crate) unsafe fn scores<L: Lanes, B: Quant>(
     assert!(queries.q.len() >= n.end * queries.dim && queries.d.len() >= n.end * groups);
     assert!(queries.sums.len() >= n.end * groups && queries.dim.is_multiple_of(KV_GROUP));
     let first = n.start;
-    tiles(n, if L::WIDE { TILE.0 } else { TILE.1 }, |q, count| {
+    for (q, count) in tiles(n, if L::WIDE { TILE.0 } else { TILE.1 }) {
         let out = out[(q - first) * KV_BLOCK..].as_mut_ptr();
         // SAFETY: the lengths above.
         unsafe { for_count!(count, scores_tile::<L, B>(queries, q, keys.as_ptr(), ahead, out)) };
-    });
+    }
 }
 
 /// `Q` queries from `first` on.
@@ -79,8 +79,10 @@ unsafe fn scores_tile<L: Lanes, B: Quant, const Q: usize>(
             let mut score = [[L::splat(0.0); 2]; Q];
             for g in 0..groups {
                 let section = g * section_bytes(B::DTYPE);
-                let mut acc: [[L::I; 2]; Q] =
-                    std::array::from_fn(|q| [L::splat_i32(-bias * *sums.add(q * groups + g)); 2]);
+                let mut acc = [[L::splat_i32(0); 2]; Q];
+                for q in 0..Q {
+                    acc[q] = [L::splat_i32(-bias * *sums.add(q * groups + g)); 2];
+                }
                 let bytes = section + section_head(B::DTYPE) + half * 64;
                 for j in 0..if B::NIBBLES { 4 } else { 8 } {
                     products::<L, B, Q>(&mut acc, x.add(g * KV_GROUP), dim, j, (keys, ahead, bytes + j * 128));
@@ -118,19 +120,20 @@ unsafe fn products<L: Lanes, B: Quant, const Q: usize>(
 ) {
     // SAFETY: the caller's word.
     unsafe {
-        let query = |q: usize, four: usize| L::splat_i32(x.add(q * dim + 4 * four).cast::<i32>().read_unaligned());
         for v in 0..side_by_side::<L>() {
             L::prefetch(ahead.wrapping_add(at + v * 64));
             let key = L::load_bytes(keys.add(at + v * 64));
             if B::NIBBLES {
                 let (low, high) = L::nibbles(key);
-                for (q, acc) in acc.iter_mut().enumerate() {
-                    acc[v] = L::dot_small(acc[v], low, query(q, 2 * j));
-                    acc[v] = L::dot_small(acc[v], high, query(q, 2 * j + 1));
+                for q in 0..Q {
+                    let x = x.add(q * dim + 8 * j).cast::<i32>();
+                    acc[q][v] = L::dot_small(acc[q][v], low, L::splat_i32(x.read_unaligned()));
+                    acc[q][v] = L::dot_small(acc[q][v], high, L::splat_i32(x.add(1).read_unaligned()));
                 }
             } else {
-                for (q, acc) in acc.iter_mut().enumerate() {
-                    acc[v] = L::dot_keys(acc[v], key, query(q, j));
+                for q in 0..Q {
+                    let x = x.add(q * dim + 4 * j).cast::<i32>();
+                    acc[q][v] = L::dot_keys(acc[q][v], key, L::splat_i32(x.read_unaligned()));
                 }
             }
         }
@@ -166,10 +169,10 @@ pub(crate) unsafe fn values<L: Lanes, B: Quant>(
             let section = values.as_ptr().add(at);
             let scales = section_scales::<L, B>(section, &weights.seen);
             let ahead = ahead.wrapping_add(at);
-            tiles(0..n, if L::WIDE { TILE.0 } else { TILE.1 }, |q, count| {
+            for (q, count) in tiles(0..n, if L::WIDE { TILE.0 } else { TILE.1 }) {
                 let out = out.as_mut_ptr().add(q * width + g * KV_GROUP);
                 for_count!(count, values_tile::<L, B>(weights, q, &scales, (section, ahead), out));
-            });
+            }
         }
     }
 }
@@ -179,16 +182,24 @@ unsafe fn section_scales<L: Lanes, B: Quant>(section: *const u8, seen: &Range<us
     let bits = ((1u64 << seen.end) - (1u64 << seen.start)) as u32;
     // SAFETY: the caller's word.
     unsafe {
-        let seen = |at: usize, v: usize| {
-            L::select((bits >> (16 * v)) as u16, L::load_f16(section.add(at + 32 * v)), L::splat(0.0))
-        };
-        let d = [seen(0, 0), seen(0, 1)];
+        let d = [seen_scales::<L>(section, bits as u16), seen_scales::<L>(section.add(32), (bits >> 16) as u16)];
         let largest = L::reduce_max(L::max(L::abs(d[0]), L::abs(d[1])));
         let (up, unit) = if largest > 0.0 { (32767.0 / largest, largest / 32767.0) } else { (0.0, 0.0) };
         let relative = [L::mul(d[0], L::splat(up)), L::mul(d[1], L::splat(up))];
-        let min = if B::MIN { [seen(64, 0), seen(64, 1)] } else { d };
+        let min = if B::MIN {
+            [seen_scales::<L>(section.add(64), bits as u16), seen_scales::<L>(section.add(96), (bits >> 16) as u16)]
+        } else {
+            d
+        };
         Scales { relative, unit, min }
     }
+}
+
+/// Sixteen scales, 0 for what is not seen and may be anything.
+#[inline(always)]
+unsafe fn seen_scales<L: Lanes>(p: *const u8, bits: u16) -> L::F {
+    // SAFETY: the caller's word.
+    unsafe { L::select(bits, L::load_f16(p), L::splat(0.0)) }
 }
 
 /// `Q` queries from `first` on, the 32 dimensions of one section.
@@ -268,10 +279,10 @@ unsafe fn finish<L: Lanes, B: Quant, const Q: usize>(
             } else {
                 0.0
             };
-            for (v, &acc) in acc.iter().enumerate().take(side_by_side::<L>()) {
+            for v in 0..side_by_side::<L>() {
                 let out = out.add(q * weights.width + 16 * v);
                 let kept = L::mul(L::load(out), L::splat(keep));
-                let mut sum = L::fma(L::to_float(acc), L::splat(factor * scales.unit), kept);
+                let mut sum = L::fma(L::to_float(acc[v]), L::splat(factor * scales.unit), kept);
                 if B::MIN {
                     sum = L::add(sum, L::splat(min));
                 }

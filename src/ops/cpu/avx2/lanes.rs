@@ -7,6 +7,23 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Pairs;
 
+/// `acc + |k| · (q with k's sign)`: pairs stay below 2 · 128 · 127 and do not saturate.
+#[inline(always)]
+unsafe fn half_keys(acc: __m256i, keys: __m256i, query: __m256i) -> __m256i {
+    // SAFETY: the caller's word.
+    unsafe {
+        let keys = _mm256_xor_si256(keys, _mm256_set1_epi8(-128));
+        half_bytes(acc, _mm256_abs_epi8(keys), _mm256_sign_epi8(query, keys))
+    }
+}
+
+/// `acc +` the products of four unsigned and four signed bytes.
+#[inline(always)]
+unsafe fn half_bytes(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller's word.
+    unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))) }
+}
+
 // SAFETY of all blocks below: the host has the tier, and pointers are good for what is read or written, by the caller's
 // word.
 impl Lanes for Pairs {
@@ -36,16 +53,15 @@ impl Lanes for Pairs {
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self::F {
         // SAFETY: see above.
-        unsafe { [0, 16].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(p.add(at).cast()))) }
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))] }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u8) -> Self::F {
         // SAFETY: see above.
         unsafe {
-            [0, 16].map(|at| {
-                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(at).cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-            })
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast())));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
     }
     #[inline(always)]
@@ -76,36 +92,41 @@ impl Lanes for Pairs {
     #[inline(always)]
     unsafe fn abs(a: Self::F) -> Self::F {
         // SAFETY: see above.
-        unsafe { a.map(|a| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a)) }
+        unsafe { [_mm256_andnot_ps(_mm256_set1_ps(-0.0), a[0]), _mm256_andnot_ps(_mm256_set1_ps(-0.0), a[1])] }
     }
     #[inline(always)]
     unsafe fn select(bits: u16, v: Self::F, other: Self::F) -> Self::F {
         // SAFETY: see above.
         unsafe {
-            let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-            let half = |bits: u16, v, other| {
-                let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), bit);
-                _mm256_blendv_ps(other, v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)))
-            };
-            [half(bits & 0xff, v[0], other[0]), half(bits >> 8, v[1], other[1])]
+            let (bits, bit) = (_mm256_set1_epi32(i32::from(bits)), _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128));
+            let low = _mm256_cmpeq_epi32(_mm256_and_si256(bits, bit), bit);
+            let bit = _mm256_slli_epi32::<8>(bit);
+            let high = _mm256_cmpeq_epi32(_mm256_and_si256(bits, bit), bit);
+            [
+                _mm256_blendv_ps(other[0], v[0], _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(other[1], v[1], _mm256_castsi256_ps(high)),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn zero_below(x: Self::F, limit: f32, v: Self::F) -> Self::F {
         // SAFETY: see above.
         unsafe {
-            let keep = x.map(|x| _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(limit)));
-            [_mm256_and_ps(keep[0], v[0]), _mm256_and_ps(keep[1], v[1])]
+            let limit = _mm256_set1_ps(limit);
+            [
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], limit), v[0]),
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], limit), v[1]),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn power_of_two(x: Self::F) -> Self::F {
         // SAFETY: see above.
         unsafe {
-            x.map(|x| {
-                let bits = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
-                _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(0x3f80_0000)))
-            })
+            let one = _mm256_set1_epi32(0x3f80_0000);
+            let low = _mm256_add_epi32(_mm256_slli_epi32::<23>(_mm256_castps_si256(x[0])), one);
+            let high = _mm256_add_epi32(_mm256_slli_epi32::<23>(_mm256_castps_si256(x[1])), one);
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
     }
     #[inline(always)]
@@ -131,7 +152,7 @@ impl Lanes for Pairs {
     #[inline(always)]
     unsafe fn to_float(v: Self::I) -> Self::F {
         // SAFETY: see above.
-        unsafe { v.map(|v| _mm256_cvtepi32_ps(v)) }
+        unsafe { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
     }
     #[inline(always)]
     unsafe fn splat_i32(x: i32) -> Self::I {
@@ -146,12 +167,16 @@ impl Lanes for Pairs {
     #[inline(always)]
     unsafe fn load_i8(p: *const u8) -> Self::I {
         // SAFETY: see above.
-        unsafe { [0, 16].map(|at| _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(at).cast()))) }
+        unsafe {
+            [_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())), _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(16).cast()))]
+        }
     }
     #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> Self::I {
         // SAFETY: see above.
-        unsafe { [0, 16].map(|at| _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(at).cast()))) }
+        unsafe {
+            [_mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast())), _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(16).cast()))]
+        }
     }
     #[inline(always)]
     unsafe fn nibbles(v: Self::I) -> (Self::I, Self::I) {
@@ -164,51 +189,37 @@ impl Lanes for Pairs {
     #[inline(always)]
     unsafe fn sub_i16(v: Self::I, x: i16) -> Self::I {
         // SAFETY: see above.
-        unsafe { v.map(|v| _mm256_sub_epi16(v, _mm256_set1_epi16(x))) }
+        unsafe { [_mm256_sub_epi16(v[0], _mm256_set1_epi16(x)), _mm256_sub_epi16(v[1], _mm256_set1_epi16(x))] }
     }
     #[inline(always)]
     unsafe fn dot_keys(acc: Self::I, keys: Self::I, query: Self::I) -> Self::I {
-        // |k| · (q with k's sign): pairs stay below 2 · 128 · 127 and do not saturate.
         // SAFETY: see above.
-        unsafe {
-            let half = |acc, keys, query| {
-                let keys = _mm256_xor_si256(keys, _mm256_set1_epi8(-128));
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(keys), _mm256_sign_epi8(query, keys));
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            };
-            [half(acc[0], keys[0], query[0]), half(acc[1], keys[1], query[1])]
-        }
+        unsafe { [half_keys(acc[0], keys[0], query[0]), half_keys(acc[1], keys[1], query[1])] }
     }
     #[inline(always)]
     unsafe fn dot_small(acc: Self::I, keys: Self::I, query: Self::I) -> Self::I {
-        // Pairs stay below 2 · 15 · 127.
-        // SAFETY: see above.
-        unsafe {
-            let half = |acc, keys, query| {
-                let pairs = _mm256_maddubs_epi16(keys, query);
-                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            };
-            [half(acc[0], keys[0], query[0]), half(acc[1], keys[1], query[1])]
-        }
+        // SAFETY: see above. Pairs stay below 2 · 15 · 127.
+        unsafe { [half_bytes(acc[0], keys[0], query[0]), half_bytes(acc[1], keys[1], query[1])] }
     }
     #[inline(always)]
     unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: see above.
         unsafe {
-            let half = |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
-            [half(acc[0], a[0], b[0]), half(acc[1], a[1], b[1])]
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(a[0], b[0])),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(a[1], b[1])),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn store_i16(p: *mut i16, low: Self::F, high: Self::F) {
         // SAFETY: see above.
         unsafe {
-            let pack = |v: Self::F| {
-                let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
-                _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
-            };
-            _mm256_storeu_si256(p.cast(), pack(low));
-            _mm256_storeu_si256(p.add(16).cast(), pack(high));
+            // Packing interleaves 128-bit lanes of both; put them back in order.
+            let low = _mm256_packs_epi32(_mm256_cvtps_epi32(low[0]), _mm256_cvtps_epi32(low[1]));
+            let high = _mm256_packs_epi32(_mm256_cvtps_epi32(high[0]), _mm256_cvtps_epi32(high[1]));
+            _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(low));
+            _mm256_storeu_si256(p.add(16).cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(high));
         }
     }
     #[inline(always)]
