@@ -61,7 +61,9 @@ fn planned_step_buffers_never_grow() {
             request(&[1, 2, 3], 9, greedy()),
         ];
         let streams: Vec<_> = requests.into_iter().map(|request| handle.submit(request).unwrap()).collect();
-        streams.into_iter().for_each(|stream| drop(collect(stream).end.unwrap().unwrap()));
+        for stream in streams {
+            collect(stream).end.unwrap().unwrap();
+        }
         // Counted again after the last step, together with this.
         eventually("all have ended", || handle.stats().running == 0);
         assert_eq!(handle.stats().scratch_bytes, facts.scratch_bytes, "{kind}");
