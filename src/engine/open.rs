@@ -4,9 +4,10 @@ use super::handle::Handle;
 use super::run::Engine;
 use super::shared::Shared;
 use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::gguf::TensorInfo;
 use crate::load::{self, Metadata, Progress, Source};
-use crate::model::Hparams;
-use crate::plan::{self, Placement, Refusal, Wish};
+use crate::model::{Hparams, Model};
+use crate::plan::{self, Needs, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -137,10 +138,14 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
         Some(bytes) => bytes,
         None => plan::available_memory().map_err(OpenError::Memory)?,
     };
+    options.kv_type.check(&model.hparams)?;
     let weight_bytes = model.weight_bytes();
-    let wish = wish(options, options.kv_type.token_bytes(&model.hparams)?);
-    let placement = plan::place(&model.hparams, weight_bytes, &wish, available)?;
-    let limits = limits(options, &placement);
+    let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
+    let wish = Wish { context: options.context, parallel: options.parallel };
+    let placement = plan::place(&model.hparams, weight_bytes, &wish, available, |context, parallel| {
+        needs(&model, options, &limits(options, context, parallel), threads)
+    })?;
+    let limits = limits(options, placement.context, placement.parallel);
     let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
     let weights = source.load(model, progress)?;
 
@@ -163,42 +168,43 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
 }
 
-fn wish(options: &EngineOptions, kv_token_bytes: u64) -> Wish {
-    Wish {
-        context: options.context,
-        parallel: options.parallel,
-        kv_token_bytes,
+fn limits(options: &EngineOptions, context: usize, parallel: usize) -> Limits {
+    Limits {
+        blocks: context.div_ceil(KV_BLOCK).saturating_mul(parallel),
         block_tokens: KV_BLOCK,
-        max_rows: options.parallel.saturating_add(options.prefill_chunk),
-        max_logit_rows: options.parallel.saturating_add(PROMPT_LOGITS),
+        parallel,
+        // More rows than a context has are never used.
+        prefill_chunk: options.prefill_chunk.min(context),
+        prompt_logits: PROMPT_LOGITS,
+        context,
     }
 }
 
-fn limits(options: &EngineOptions, placement: &Placement) -> Limits {
-    Limits {
-        blocks: placement.kv_blocks,
-        block_tokens: KV_BLOCK,
-        parallel: options.parallel,
-        // More rows than a context has are never used.
-        prefill_chunk: options.prefill_chunk.min(placement.context),
-        prompt_logits: PROMPT_LOGITS,
-        context: placement.context,
+/// What executor and engine thread will reserve, each part counted by its owner.
+fn needs(model: &Model<TensorInfo>, options: &EngineOptions, limits: &Limits, threads: usize) -> Needs {
+    let scratch = exec::scratch_bytes(model, &exec_options(options, limits), threads);
+    Needs {
+        kv_bytes: exec::kv_bytes(&model.hparams, options.kv_type, limits.blocks),
+        scratch_bytes: scratch.saturating_add(Engine::bytes(limits, model.hparams.vocab)),
     }
 }
 
 fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
     exec::Options {
-        cpu: CpuOptions {
-            threads: options.threads,
-            cpus: options.cpus.clone(),
-            disable_isa: options.disable_isa.clone(),
-            pin: options.pin,
-        },
+        cpu: cpu_options(options),
         kv_type: options.kv_type,
         kv_blocks: limits.blocks,
-        context: limits.context,
         max_rows: limits.max_rows(),
         max_logit_rows: limits.max_logit_rows(),
+    }
+}
+
+fn cpu_options(options: &EngineOptions) -> CpuOptions {
+    CpuOptions {
+        threads: options.threads,
+        cpus: options.cpus.clone(),
+        disable_isa: options.disable_isa.clone(),
+        pin: options.pin,
     }
 }
 

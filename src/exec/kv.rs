@@ -1,10 +1,10 @@
-//! The paged KV cache: one reservation for all layers, cut into blocks of [`KV_BLOCK`] tokens. Which sequence owns which
+//! The paged KV cache: one reservation for all layers, cut into blocks of [`super::KV_BLOCK`] tokens. Which sequence owns which
 //! block is the scheduler's business.
 
 use super::Error;
 use crate::load::Mapping;
 use crate::model::Hparams;
-use crate::ops::{KV_BLOCK, KvLayer, KvShape};
+use crate::ops::{KvLayer, KvShape};
 use crate::quant::DType;
 
 /// Element type of the KV cache. The quantised ones need head sizes that are multiples of 32.
@@ -52,28 +52,23 @@ impl KvType {
         }
     }
 
-    /// One layer's cache of a model.
+    /// Whether a model's heads suit the type.
     ///
     /// # Errors
-    /// [`Error::Ops`] when the model's heads do not suit the type.
-    pub fn shape(self, model: &Hparams) -> Result<KvShape, Error> {
-        let shape = KvShape {
+    /// [`Error::Ops`] when they do not.
+    pub fn check(self, model: &Hparams) -> Result<(), Error> {
+        Ok(self.shape(model).check()?)
+    }
+
+    /// One layer's cache of a model.
+    pub(super) fn shape(self, model: &Hparams) -> KvShape {
+        KvShape {
             kv_heads: model.kv_heads,
             key_dim: model.key_dim,
             value_dim: model.value_dim,
             key_type: self.dtype(),
             value_type: self.dtype(),
-        };
-        shape.check()?;
-        Ok(shape)
-    }
-
-    /// Bytes of one token in all layers, exact.
-    ///
-    /// # Errors
-    /// As [`KvType::shape`].
-    pub fn token_bytes(self, model: &Hparams) -> Result<u64, Error> {
-        Ok((self.shape(model)?.token_bytes() as u64).saturating_mul(model.layers as u64))
+        }
     }
 }
 
@@ -87,6 +82,13 @@ impl std::str::FromStr for KvType {
     }
 }
 
+/// Bytes of a cache of `blocks` blocks for all layers of `model`. Exact.
+pub fn kv_bytes(model: &Hparams, kv_type: KvType, blocks: usize) -> u64 {
+    let shape = kv_type.shape(model);
+    let per_block = (shape.key_block_bytes() + shape.value_block_bytes()) as u64;
+    per_block.saturating_mul(model.layers as u64).saturating_mul(blocks as u64)
+}
+
 /// Keys and values of all layers: for each layer its keys, then its values, laid out as [`KvShape`] says.
 pub(super) struct KvCache {
     memory: Mapping,
@@ -97,21 +99,15 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Reserves `blocks` blocks for each layer.
     pub(super) fn new(model: &Hparams, kv_type: KvType, blocks: usize) -> Result<KvCache, Error> {
-        let shape = kv_type.shape(model)?;
-        let per_token = usize::try_from(kv_type.token_bytes(model)?).unwrap_or(usize::MAX);
-        let bytes = per_token.saturating_mul(KV_BLOCK).saturating_mul(blocks);
+        kv_type.check(model)?;
+        let bytes = usize::try_from(kv_bytes(model, kv_type, blocks)).unwrap_or(usize::MAX);
         let memory = Mapping::new(bytes).map_err(|source| Error::Kv { bytes, source })?;
-        Ok(KvCache { memory, shape, blocks })
+        Ok(KvCache { memory, shape: kv_type.shape(model), blocks })
     }
 
     /// Bytes reserved.
     pub(super) fn bytes(&self) -> usize {
         self.memory.as_ref().len()
-    }
-
-    /// Of one layer.
-    pub(super) fn shape(&self) -> &KvShape {
-        &self.shape
     }
 
     /// One layer's part.

@@ -72,7 +72,6 @@ pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         kv_type,
         kv_blocks: tokens.div_ceil(32),
-        context: tokens,
         max_rows: tokens,
         max_logit_rows: tokens,
     };

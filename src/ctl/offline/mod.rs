@@ -12,7 +12,7 @@ pub use perplexity::{Perplexity, perplexity};
 
 use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
 use crate::load::{self, Source};
-use crate::plan::{self, Refusal, Wish};
+use crate::plan::{self, Needs, Refusal, Wish};
 use crate::text;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,24 +101,25 @@ struct Need {
 /// Plans and loads an opened file for one sequence.
 fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
     let model = source.bind()?;
-    let wish = Wish {
-        context: Some(need.tokens),
-        parallel: 1,
-        kv_token_bytes: cpu.kv.token_bytes(&model.hparams)?,
-        block_tokens: KV_BLOCK,
-        max_rows: need.rows,
-        max_logit_rows: need.logit_rows,
-    };
+    cpu.kv.check(&model.hparams)?;
+    let wish = Wish { context: Some(need.tokens), parallel: 1 };
     let available = plan::available_memory().map_err(Error::Memory)?;
-    let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available)?;
-    let options = exec::Options {
+    let threads = cpu.options().compute_threads().map_err(exec::Error::from)?;
+    let options = |tokens: usize| exec::Options {
         cpu: cpu.options(),
         kv_type: cpu.kv,
-        kv_blocks: placement.kv_blocks,
-        context: placement.context,
+        kv_blocks: tokens.div_ceil(KV_BLOCK),
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
     };
+    let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available, |tokens, _| {
+        let options = options(tokens);
+        Needs {
+            kv_bytes: exec::kv_bytes(&model.hparams, cpu.kv, options.kv_blocks),
+            scratch_bytes: exec::scratch_bytes(&model, &options, threads),
+        }
+    })?;
+    let options = options(placement.context);
     Ok(Executor::new(source.load(model, &mut |_| ())?, &options)?)
 }
 

@@ -9,6 +9,8 @@
 //!
 //! Every tier quantises to the same bits: plain code in elementary operations that the compiler vectorises.
 
+use super::table::format;
+use crate::quant::DType;
 use std::ops::Range;
 
 /// Columns that every row of quantised activations is padded to.
@@ -29,11 +31,56 @@ pub(crate) enum Format {
     Q8x256,
 }
 
-/// Buffers that outlive a step: quantised activations. Grows to the largest batch seen, then allocates no more.
+/// Buffers that outlive a step: quantised activations. Made for the largest products there will be, it allocates no more;
+/// made empty, it grows to those it meets.
 #[derive(Default)]
 pub struct Scratch {
     x32: Buffer,
     x256: Buffer,
+}
+
+/// The largest activations of each form among some products: what a [`Scratch`] for them holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScratchSize {
+    x32: BufferSize,
+    x256: BufferSize,
+}
+
+/// Elements of one format's buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct BufferSize {
+    q: usize,
+    /// Of `d`, and of `ds`.
+    d: usize,
+    sums: usize,
+}
+
+impl ScratchSize {
+    /// Makes room for products of `tokens` rows with a weight `[_, cols]` of `dtype`. Types without kernels need none.
+    pub fn include(&mut self, dtype: DType, cols: usize, tokens: usize) {
+        let (size, block) = match format(dtype) {
+            None | Some(Format::Float) => return,
+            Some(Format::Q8x32) => (&mut self.x32, 32),
+            Some(Format::Q8x256) => (&mut self.x256, 256),
+        };
+        let needed = Shape::new(tokens, cols, block).size();
+        size.q = size.q.max(needed.q);
+        size.d = size.d.max(needed.d);
+        size.sums = size.sums.max(needed.sums);
+    }
+
+    /// Bytes of a [`Scratch`] of this size.
+    pub fn bytes(&self) -> u64 {
+        self.x32.bytes().saturating_add(self.x256.bytes())
+    }
+}
+
+impl BufferSize {
+    fn bytes(&self) -> u64 {
+        let elements = |n: usize, size: usize| (n as u64).saturating_mul(size as u64);
+        let d = elements(self.d, 2 * size_of::<f32>());
+        elements(self.q, size_of::<i8>()).saturating_add(d).saturating_add(elements(self.sums, size_of::<i16>()))
+    }
 }
 
 /// One format's buffers.
@@ -91,10 +138,32 @@ pub(crate) struct QuantisedRow<'a> {
     ds: &'a mut [f32],
 }
 
+impl Buffer {
+    fn new(size: &BufferSize) -> Buffer {
+        // Zeroed pages of the system: they cost memory once they are used.
+        Buffer { q: vec![0; size.q], d: vec![0.0; size.d], sums: vec![0; size.sums], ds: vec![0.0; size.d] }
+    }
+
+    fn reserved(&self) -> u64 {
+        let Buffer { q, d, sums, ds } = self;
+        (q.capacity() + size_of::<f32>() * (d.capacity() + ds.capacity()) + size_of::<i16>() * sums.capacity()) as u64
+    }
+}
+
 impl Scratch {
-    /// Empty buffers.
+    /// Empty buffers, which grow.
     pub fn new() -> Scratch {
         Scratch::default()
+    }
+
+    /// Buffers for all products that `size` includes.
+    pub fn with_size(size: &ScratchSize) -> Scratch {
+        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256) }
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        self.x32.reserved() + self.x256.reserved()
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
@@ -107,11 +176,12 @@ impl Scratch {
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        grow(&mut buffer.q, tokens * stride);
-        grow(&mut buffer.d, tokens * blocks);
-        grow(&mut buffer.sums, tokens * stride / 16);
-        grow(&mut buffer.ds, tokens * blocks);
+        let shape = Shape::new(x.len() / cols, cols, block);
+        let (Shape { tokens, stride, blocks }, size) = (shape, shape.size());
+        grow(&mut buffer.q, size.q);
+        grow(&mut buffer.d, size.d);
+        grow(&mut buffer.sums, size.sums);
+        grow(&mut buffer.ds, size.d);
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
@@ -137,7 +207,7 @@ impl Scratch {
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
+        let Shape { tokens, stride, blocks } = Shape::new(x.len() / cols, cols, block);
         Acts { tokens, cols, stride, blocks, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
     }
 
@@ -152,6 +222,7 @@ impl Scratch {
 }
 
 /// Sizes of quantised activations.
+#[derive(Clone, Copy)]
 struct Shape {
     tokens: usize,
     stride: usize,
@@ -159,9 +230,14 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(x: &[f32], cols: usize, block: usize) -> Shape {
+    fn new(tokens: usize, cols: usize, block: usize) -> Shape {
         let stride = cols.next_multiple_of(PAD);
-        Shape { tokens: x.len() / cols, stride, blocks: stride.div_ceil(block) }
+        Shape { tokens, stride, blocks: stride.div_ceil(block) }
+    }
+
+    fn size(&self) -> BufferSize {
+        let q = self.tokens.saturating_mul(self.stride);
+        BufferSize { q, d: self.tokens.saturating_mul(self.blocks), sums: q / 16 }
     }
 }
 

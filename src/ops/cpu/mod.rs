@@ -20,12 +20,13 @@ mod table;
 mod tests;
 mod vector;
 
-pub use acts::Scratch;
+pub use acts::{Scratch, ScratchSize};
+pub use attention::AttentionSize;
 pub use pack::pack_panels;
 
-use super::{Attention, Error, KvLayer, KvShape, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor};
-use crate::quant::{DType, Layout};
+use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor};
 use crate::quant::packed::ROWS;
+use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
@@ -56,6 +57,35 @@ pub fn instruction_sets() -> Vec<&'static str> {
     isa::ALL[1..].iter().filter(|isa| isa.on_host()).map(|isa| isa.name()).collect()
 }
 
+impl Options {
+    /// Compute threads that [`Cpu::new`] starts with these options.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], as [`Cpu::new`].
+    pub fn compute_threads(&self) -> Result<usize, Error> {
+        Ok(self.resolve()?.0)
+    }
+
+    /// Threads, and the CPUs they may run on.
+    fn resolve(&self) -> Result<(usize, Topology), Error> {
+        let mut topology = Topology::detect();
+        if let Some(list) = &self.cpus {
+            let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
+            let allowed: Vec<usize> = topology.cpus.iter().map(|c| c.id).collect();
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                let allowed = affinity::format_list(&allowed);
+                return Err(Error::Setting(format!("CPU {cpu} of `{list}` is not available; allowed are {allowed}")));
+            }
+            topology = topology.restricted(&cpus);
+        }
+        let threads = self.threads.unwrap_or_else(|| topology.compute_threads());
+        if threads == 0 || threads > 4096 {
+            return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
+        }
+        Ok((threads, topology))
+    }
+}
+
 /// The CPU backend: a thread pool and the kernels chosen for this host. One operation runs at a time.
 pub struct Cpu {
     pool: Pool,
@@ -71,20 +101,7 @@ impl Cpu {
     /// cannot start.
     pub fn new(options: &Options) -> Result<Cpu, Error> {
         let isa = isa::Isa::detect(&options.disable_isa)?;
-        let mut topology = Topology::detect();
-        if let Some(list) = &options.cpus {
-            let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
-            let allowed: Vec<usize> = topology.cpus.iter().map(|c| c.id).collect();
-            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-                let allowed = affinity::format_list(&allowed);
-                return Err(Error::Setting(format!("CPU {cpu} of `{list}` is not available; allowed are {allowed}")));
-            }
-            topology = topology.restricted(&cpus);
-        }
-        let threads = options.threads.unwrap_or_else(|| topology.compute_threads());
-        if threads == 0 || threads > 4096 {
-            return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
-        }
+        let (threads, topology) = options.resolve()?;
         let places = topology.placement();
         let spin = threads <= places.len() && topology.quota.is_none_or(|q| threads as f64 <= q.ceil());
         // More threads than CPUs are better moved around by the kernel.
@@ -96,6 +113,16 @@ impl Cpu {
     /// Compute threads, the caller included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Reserves attention's buffers, so that no call within `size` allocates. Without it they grow as they are needed.
+    pub fn reserve_attention(&mut self, size: &AttentionSize) {
+        self.attention = attention::Buffers::new(size, self.threads());
+    }
+
+    /// Bytes of attention's buffers.
+    pub fn reserved(&self) -> u64 {
+        self.attention.reserved()
     }
 
     /// Kernels in use: `scalar`, `avx2`, `avx512` or `avx512vnni`.
@@ -181,17 +208,6 @@ impl Cpu {
     /// slots, rounded to the cache's type.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
         attention::kv_write(self, kv, k, v, seqs);
-    }
-
-    /// Sizes attention's buffers once and for all, for caches of `shape`, `heads` query heads and sequences up to
-    /// `context`: afterwards they do not grow.
-    pub fn size_attention(&mut self, shape: &KvShape, heads: usize, context: usize) {
-        self.attention = attention::Buffers::sized(self.pool.threads(), shape, heads, context);
-    }
-
-    /// Bytes of attention's buffers.
-    pub fn attention_bytes(&self) -> usize {
-        self.attention.bytes()
     }
 
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head

@@ -18,6 +18,7 @@ mod write;
 
 pub(crate) use lanes::Lanes;
 pub(crate) use tier::Tier;
+pub use workspace::AttentionSize;
 pub(crate) use workspace::Buffers;
 pub(super) use write::kv_write;
 
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use workspace::{State, Workspace};
 
 /// Positions of a split.
-pub(crate) const SPLIT: usize = 512;
+const SPLIT: usize = 512;
 /// Queries (heads times tokens) that share a block's keys and values, where one token's heads are not more.
 const QUERIES: usize = 48;
 
@@ -94,7 +95,7 @@ pub(super) fn attention(args: Attention<'_>, tier: &Tier, pool: &Pool, buffers: 
 }
 
 /// Queries of an item at most.
-pub(crate) fn tile_queries(group: usize) -> usize {
+fn tile_queries(group: usize) -> usize {
     (QUERIES / group).max(1) * group
 }
 

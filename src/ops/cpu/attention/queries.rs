@@ -1,6 +1,6 @@
 //! Queries made ready for the kernels: `scale · log₂e` folded in, in F32 for float caches, in 8 bits for quantised ones.
 
-use crate::ops::KV_GROUP;
+use crate::ops::{KV_GROUP, f32_bytes};
 
 /// A tile of queries, each `dim` long.
 #[derive(Default)]
@@ -16,20 +16,24 @@ pub(crate) struct Queries {
 }
 
 impl Queries {
+    /// Elements of `f`, `q`, and each of `d` and `sums`, for `n` queries.
+    pub(crate) fn len(n: usize, dim: usize, quantised: bool) -> (usize, usize, usize) {
+        if quantised { (0, n * dim, n * (dim / KV_GROUP)) } else { (n * dim, 0, 0) }
+    }
+
     /// Room for `n` queries.
     pub(crate) fn reserve(&mut self, n: usize, dim: usize, quantised: bool) {
         self.dim = dim;
-        let groups = dim / KV_GROUP;
-        let (floats, bytes, scales) = if quantised { (0, n * dim, n * groups) } else { (n * dim, 0, 0) };
+        let (floats, bytes, scales) = Queries::len(n, dim, quantised);
         grow(&mut self.f, floats);
         grow(&mut self.q, bytes);
         grow(&mut self.d, scales);
         grow(&mut self.sums, scales);
     }
 
-    /// Bytes allocated.
-    pub(crate) fn bytes(&self) -> usize {
-        4 * self.f.capacity() + self.q.capacity() + 4 * self.d.capacity() + 4 * self.sums.capacity()
+    /// Bytes reserved.
+    pub(crate) fn reserved(&self) -> u64 {
+        f32_bytes(self.f.capacity() + self.d.capacity() + self.sums.capacity()) + self.q.capacity() as u64
     }
 }
 
