@@ -64,7 +64,7 @@ impl ScratchSize {
             Some(Format::Q8x32) => (&mut self.x32, 32),
             Some(Format::Q8x256) => (&mut self.x256, 256),
         };
-        let needed = Shape::new(tokens, cols, block).size();
+        let needed = BufferSize::new(tokens, cols, block);
         size.q = size.q.max(needed.q);
         size.d = size.d.max(needed.d);
         size.sums = size.sums.max(needed.sums);
@@ -77,6 +77,13 @@ impl ScratchSize {
 }
 
 impl BufferSize {
+    /// For `tokens` rows of `cols` elements.
+    fn new(tokens: usize, cols: usize, block: usize) -> BufferSize {
+        let runs = tokens.saturating_mul(cols.div_ceil(RUN));
+        let q = runs.saturating_mul(RUN);
+        BufferSize { q, d: q / block, sums: q / 16 }
+    }
+
     fn bytes(&self) -> u64 {
         let elements = |n: usize, size: usize| (n as u64).saturating_mul(size as u64);
         let d = elements(self.d, 2 * size_of::<f32>());
@@ -188,21 +195,12 @@ impl Scratch {
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
-<<<<<<< HEAD
-        let shape = Shape::new(x.len() / cols, cols, block);
-        let (Shape { tokens, stride, blocks }, size) = (shape, shape.size());
+        let (tokens, per_run) = (x.len() / cols, RUN / block);
+        let size = BufferSize::new(tokens, cols, block);
         grow(&mut buffer.q, size.q);
         grow(&mut buffer.d, size.d);
         grow(&mut buffer.sums, size.sums);
         grow(&mut buffer.ds, size.d);
-=======
-        let (tokens, runs) = (x.len() / cols, cols.div_ceil(RUN));
-        let (n, per_run) = (tokens * runs, RUN / block);
-        grow(&mut buffer.q, n * RUN);
-        grow(&mut buffer.d, n * per_run);
-        grow(&mut buffer.sums, n * RUN / 16);
-        grow(&mut buffer.ds, n * per_run);
->>>>>>> main
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
@@ -231,13 +229,8 @@ impl Scratch {
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-<<<<<<< HEAD
-        let Shape { tokens, stride, blocks } = Shape::new(x.len() / cols, cols, block);
-        Acts { tokens, cols, stride, blocks, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
-=======
         let tokens = x.len() / cols;
         Acts { tokens, cols, block_len: block, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
->>>>>>> main
     }
 
     /// The buffer of a quantised format and its block length.
@@ -250,29 +243,6 @@ impl Scratch {
     }
 }
 
-<<<<<<< HEAD
-/// Sizes of quantised activations.
-#[derive(Clone, Copy)]
-struct Shape {
-    tokens: usize,
-    stride: usize,
-    blocks: usize,
-}
-
-impl Shape {
-    fn new(tokens: usize, cols: usize, block: usize) -> Shape {
-        let stride = cols.next_multiple_of(PAD);
-        Shape { tokens, stride, blocks: stride.div_ceil(block) }
-    }
-
-    fn size(&self) -> BufferSize {
-        let q = self.tokens.saturating_mul(self.stride);
-        BufferSize { q, d: self.tokens.saturating_mul(self.blocks), sums: q / 16 }
-    }
-}
-
-=======
->>>>>>> main
 /// Makes room for `n` elements; what is already there stays allocated.
 fn grow<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) {
     if buffer.len() < n {
