@@ -4,6 +4,7 @@ mod float;
 mod kquants;
 mod lanes;
 mod legacy;
+pub(super) mod packed;
 mod tile;
 
 pub(crate) use lanes::Wide;
