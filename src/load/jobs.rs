@@ -19,7 +19,7 @@ pub(super) const SECTOR: u64 = 4096;
 /// Where a tensor starts in the arena: a cache line, and the widest vector register.
 pub(super) const ALIGNMENT: usize = 64;
 /// Smaller tensors are not worth a read of their own.
-const STRAIGHT_BYTES: u64 = 1 << 20;
+const STRAIGHT_BYTES: u64 = 128 << 10;
 
 /// A tensor and its place in the arena.
 #[derive(Clone, Debug)]

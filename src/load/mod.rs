@@ -10,16 +10,21 @@ mod source;
 mod tests;
 
 pub use crate::gguf::Metadata;
-pub use crate::sys::memory::Mapping;
+pub use crate::sys::memory::{Mapping, huge_page_bytes};
 pub use error::Error;
 pub use source::Source;
 
 use crate::gguf::TensorInfo;
 use crate::model::Model;
 use crate::ops::Tensor;
+use crate::quant::packed::ROWS;
+use crate::quant::{DType, Layout};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+
+/// How a matrix of a type, rows and columns is to lie.
+pub type LayoutOf<'a> = &'a dyn Fn(DType, usize, usize) -> Layout;
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,13 +60,26 @@ impl fmt::Display for Method {
 }
 
 impl Source {
-    /// Reads the weights of `model`, which was bound to this source. `progress` is called on this thread, a few times
-    /// per second of reading at least, the last time with everything done.
+    /// Reads the weights of `model`, which was bound to this source, to the order that `layout` says for a type, rows and
+    /// columns. `progress` is called on this thread, a few times per second of reading at least, the last time with
+    /// everything done.
     ///
     /// # Errors
     /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
-    pub fn load(&self, model: Model<TensorInfo>, progress: &mut dyn FnMut(Progress)) -> Result<Model<Tensor>, Error> {
-        let (placed, bytes) = jobs::lay_out(&model, |_| None);
+    pub fn load(
+        &self,
+        model: Model<TensorInfo>,
+        layout: LayoutOf<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model<Tensor>, Error> {
+        // Rows of an embedding that is nothing else are decoded one by one: packed, each would be scattered.
+        let looked_up = model.output.as_ref().map(|_| model.embedding.name.clone());
+        let panel = |info: &TensorInfo| {
+            let (rows, cols) = shape(info);
+            let packed = layout(info.dtype, rows, cols) == Layout::Packed && looked_up.as_ref() != Some(&info.name);
+            info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
+        };
+        let (placed, bytes) = jobs::lay_out(&model, panel);
         let mut arena = Mapping::new(bytes).map_err(|source| Error::Memory { bytes, source })?;
         read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
         self.check_unchanged()?;
@@ -69,9 +87,10 @@ impl Source {
         let places = placed.into_iter().map(|p| (p.info.name, (p.range, p.panel.is_some())));
         let mut places: HashMap<_, _> = places.collect();
         model.try_map(|_, info| {
-            let (range, _packed) = places.remove(&info.name).unwrap_or_default();
+            let (range, packed) = places.remove(&info.name).unwrap_or_default();
             let (rows, cols) = shape(&info);
-            Ok(Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?)
+            let tensor = Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?;
+            Ok(if packed { tensor.packed()? } else { tensor })
         })
     }
 }

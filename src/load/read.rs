@@ -5,6 +5,7 @@
 use super::jobs::{self, CHUNK, Job, Piece, Place, Placed, SECTOR};
 use super::source::Part;
 use super::{Error, Mapping, Method, Progress, Source};
+use crate::ops::cpu::pack_panels;
 use crate::sys::uring::{Read, Ring};
 use std::fs;
 use std::io;
@@ -263,7 +264,13 @@ impl<'s> Load<'s> {
 
     /// Puts the bytes of a piece to their place: packed, when that is how the tensor is to lie.
     fn put(&self, piece: &mut Piece<'_>, bytes: &[u8]) {
-        piece.target.copy_from_slice(bytes);
+        let Placed { info, panel, .. } = &self.tensors[piece.tensor];
+        // The last rows of a matrix, which fill no panel, stay as they are.
+        let packed = panel.map_or(0, |panel| bytes.len() / panel * panel);
+        if packed > 0 {
+            pack_panels(info.dtype, info.shape[0] as usize, &bytes[..packed], &mut piece.target[..packed]);
+        }
+        piece.target[packed..].copy_from_slice(&bytes[packed..]);
     }
 
     fn part(&self, file: u16) -> &'s Part {

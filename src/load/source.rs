@@ -94,6 +94,11 @@ impl Source {
         &self.parts[0].path
     }
 
+    /// Every file of the set, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
     /// Refuses files that were written to since they were opened.
     pub(super) fn check_unchanged(&self) -> Result<(), Error> {
         for part in &self.parts {

@@ -33,7 +33,7 @@ fn assert_same_bytes(path: &Path, source: &Source) -> Method {
     let files: Vec<Vec<u8>> = source.parts.iter().map(|p| fs::read(&p.path).unwrap()).collect();
     let model = source.bind().unwrap();
     let mut seen = Vec::new();
-    let loaded = source.load(model.clone(), &mut |p| seen.push(p)).unwrap();
+    let loaded = source.load(model.clone(), &plain, &mut |p| seen.push(p)).unwrap();
     for (info, tensor) in model.tensors().into_iter().zip(loaded.tensors()) {
         let expected = &files[usize::from(info.file)][info.offset as usize..][..info.size as usize];
         assert!(tensor.bytes() == expected, "{} of {} differs", info.name, path.display());
@@ -46,21 +46,77 @@ fn assert_same_bytes(path: &Path, source: &Source) -> Method {
     last.method
 }
 
+fn plain(_: DType, _: usize, _: usize) -> Layout {
+    Layout::Plain
+}
+
+#[test]
+fn matrices_are_packed_on_the_way() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/omni-stories-q8_0.gguf");
+    let packed = |dtype: DType, rows: usize, _: usize| match rows >= ROWS && dtype.block_len() > 1 {
+        true => Layout::Packed,
+        false => Layout::Plain,
+    };
+    let source = Source::open(&path).unwrap();
+    let expected = source.load(source.bind().unwrap(), &plain, &mut |_| ()).unwrap();
+    for method in METHODS {
+        let source = open(&path, method);
+        let model = source.load(source.bind().unwrap(), &packed, &mut |_| ()).unwrap();
+        let mut matrices = 0;
+        for (plain, tensor) in expected.tensors().into_iter().zip(model.tensors()) {
+            matrices += usize::from(tensor.layout == Layout::Packed);
+            let decode = |tensor: &Tensor, row: usize| {
+                let mut out = vec![0.0; tensor.cols];
+                tensor.decode_row(row, &mut out);
+                out
+            };
+            for row in (0..tensor.rows).step_by(7).chain([tensor.rows - 1]) {
+                assert_eq!(decode(plain, row), decode(tensor, row), "{method}: row {row} of {}", tensor.name);
+            }
+        }
+        assert!(matrices >= 7 * model.layers.len(), "{method}: {matrices} packed matrices");
+    }
+}
+
+/// The bundled model with its data on a border of cache lines, so that whole sectors are read straight to their place.
+fn aligned(dir: &Path) -> PathBuf {
+    let bytes = fs::read(bundled()).unwrap();
+    let whole = File::parse(&bytes, bytes.len() as u64).unwrap();
+    let padded = |padding: usize| {
+        let builder = Builder::new().key("padding", Value::String("x".repeat(padding)));
+        let keys = whole.metadata.entries.iter();
+        let builder = keys.fold(builder, |builder, (key, value)| builder.key(key, value.clone()));
+        let add = |builder: Builder, t: &TensorInfo| {
+            builder.tensor(&t.name, &t.shape, t.dtype, bytes[t.offset as usize..][..t.size as usize].to_vec())
+        };
+        whole.tensors.iter().fold(builder, add).build()
+    };
+    let starts_a_line = |file: &Vec<u8>| File::parse(file, file.len() as u64).unwrap().tensors[0].offset % 64 == 0;
+    let path = dir.join("aligned.gguf");
+    fs::write(&path, [0, 32].map(padded).iter().find(|file| starts_a_line(file)).unwrap()).unwrap();
+    path
+}
+
 #[test]
 fn every_byte_arrives_whichever_way_it_is_read() {
-    for method in METHODS {
-        assert_eq!(assert_same_bytes(&bundled(), &open(&bundled(), method)), method);
+    let dir = tempfile::tempdir().unwrap();
+    for path in [bundled(), aligned(dir.path())] {
+        for method in METHODS {
+            assert_eq!(assert_same_bytes(&path, &open(&path, method)), method);
+        }
     }
 }
 
 #[test]
 fn a_file_system_without_direct_reads_is_read_through_the_page_cache() {
-    for method in [Method::Ring, Method::Direct] {
-        let mut source = open(&bundled(), method);
-        source.parts[0].direct = Some(unreadable());
-        assert_same_bytes(&bundled(), &source);
-    }
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    for path in [bundled(), aligned(dir.path())] {
+        for method in [Method::Ring, Method::Direct] {
+            let mut source = open(&path, method);
+            source.parts[0].direct = Some(unreadable());
+            assert_same_bytes(&path, &source);
+        }
+    }
     let path = dir.path().join("model.gguf");
     fs::copy(bundled(), &path).unwrap();
     assert_same_bytes(&path, &Source::open(&path).unwrap());
@@ -68,7 +124,8 @@ fn a_file_system_without_direct_reads_is_read_through_the_page_cache() {
 
 #[test]
 fn reads_cover_each_byte_once() {
-    let model = Source::open(&bundled()).unwrap().bind().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let model = Source::open(&aligned(dir.path())).unwrap().bind().unwrap();
     for panels in [false, true] {
         // Rows of 16 side by side, as packed matrices have them; the bundled model's rows are no multiple of a sector.
         let panel = |info: &TensorInfo| Some(16 * (info.size / shape(info).0 as u64) as usize).filter(|_| panels);
@@ -173,7 +230,7 @@ fn a_file_that_shrinks_or_changes_while_it_is_read_is_an_error() {
         let source = open(&path, method);
         let model = source.bind().unwrap();
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(3_000_001).unwrap();
-        let error = source.load(model, &mut |_| ()).unwrap_err();
+        let error = source.load(model, &plain, &mut |_| ()).unwrap_err();
         assert!(matches!(error, Error::Short { end: 3_000_001, .. }), "{error}");
         fs::copy(bundled(), &path).unwrap();
     }
@@ -184,7 +241,7 @@ fn a_file_that_shrinks_or_changes_while_it_is_read_is_an_error() {
             fs::OpenOptions::new().append(true).open(&path).unwrap().set_len(1 << 23).unwrap();
         }
     };
-    let error = source.load(model, &mut { rewrite }).unwrap_err();
+    let error = source.load(model, &plain, &mut { rewrite }).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
 }
 
@@ -196,7 +253,7 @@ fn what_cannot_be_read_is_named() {
         let part = &mut source.parts[0];
         let write_only = || fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
         (part.file, part.direct) = (write_only(), (method != Method::Cached).then(write_only));
-        let text = source.load(model, &mut |_| ()).unwrap_err().to_string();
+        let text = source.load(model, &plain, &mut |_| ()).unwrap_err().to_string();
         let facts = ["omni-stories-f16.gguf at offset ", "(tensor ", "Bad file descriptor"];
         assert!(facts.iter().all(|fact| text.contains(fact)), "{method}: {text}");
     }
@@ -205,6 +262,9 @@ fn what_cannot_be_read_is_named() {
 #[test]
 fn the_arena_is_as_large_as_the_weights() {
     let model = Source::open(&bundled()).unwrap().bind().unwrap();
+    // A row too wide for any buffer to hold a panel of: left as it is, so that buffers stay bounded.
+    let wide = jobs::lay_out(&model, |_| Some(jobs::CHUNK)).0;
+    assert!(wide.iter().all(|tensor| tensor.panel.is_none()));
     for (panel, slack) in [(None, jobs::SECTOR as usize + jobs::ALIGNMENT), (Some(16), jobs::ALIGNMENT)] {
         let (placed, bytes) = jobs::lay_out(&model, |_| panel);
         assert!(bytes as u64 >= model.weight_bytes());
