@@ -184,17 +184,16 @@ impl<'s> Load<'s> {
             let _ = tasks.send(Task::Read(job, Some(into)));
         };
         let done = |read: Read<'a, Job<'a>>, outcome: io::Result<usize>| {
-            let (mut job, buffer) = (read.tag, read.into);
+            let (mut job, mut buffer) = (read.tag, Some(read.into));
             let checked = self.check(&job, outcome);
-            let straight = match &mut job.place {
-                Place::Straight(piece) => Err(piece.target = buffer),
-                Place::Through(_) => Ok(buffer),
-            };
-            match (checked, straight) {
+            if let Place::Straight(piece) = &mut job.place {
+                piece.target = buffer.take().unwrap_or_default();
+            }
+            match (checked, buffer) {
                 (Err(error), _) => drop(report.send(Err(error))),
-                (Ok(true), Err(())) => drop(report.send(Ok(job.bytes()))),
-                (Ok(true), Ok(buffer)) => drop(tasks.send(Task::Place(job, buffer))),
-                (Ok(false), buffer) => drop(tasks.send(Task::Read(job, buffer.ok()))),
+                (Ok(true), None) => drop(report.send(Ok(job.bytes()))),
+                (Ok(true), Some(buffer)) => drop(tasks.send(Task::Place(job, buffer))),
+                (Ok(false), buffer) => drop(tasks.send(Task::Read(job, buffer))),
             }
         };
         if let Err(source) = ring.drive(SECTOR as usize, next, done) {

@@ -91,7 +91,8 @@ fn aligned(dir: &Path) -> PathBuf {
         };
         whole.tensors.iter().fold(builder, add).build()
     };
-    let starts_a_line = |file: &Vec<u8>| File::parse(file, file.len() as u64).unwrap().tensors[0].offset % 64 == 0;
+    let starts_a_line =
+        |file: &Vec<u8>| File::parse(file, file.len() as u64).unwrap().tensors[0].offset.is_multiple_of(64);
     let path = dir.join("aligned.gguf");
     fs::write(&path, [0, 32].map(padded).iter().find(|file| starts_a_line(file)).unwrap()).unwrap();
     path
