@@ -17,6 +17,8 @@ pub struct Source {
     /// Metadata and tensor directory of all parts.
     pub header: gguf::File,
     pub(super) parts: Vec<Part>,
+    /// Use io_uring where the kernel lets us.
+    pub(super) ring: bool,
 }
 
 /// One file of it.
@@ -67,7 +69,7 @@ impl Source {
             parts.push(part);
         }
         let header = gguf::File::merge(headers).map_err(|source| Error::Split { path: path.into(), source })?;
-        Ok(Source { header, parts })
+        Ok(Source { header, parts, ring: true })
     }
 
     /// Binds the tensors to a model and checks that their data is all there. Reads no weight.
@@ -90,6 +92,11 @@ impl Source {
     /// The first file's path.
     pub fn path(&self) -> &Path {
         &self.parts[0].path
+    }
+
+    /// Every file of the set, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
     }
 
     /// Refuses files that were written to since they were opened.
@@ -136,7 +143,7 @@ impl Part {
         };
         gguf::parse_growing(self.len, FIRST_READ, fetch).map_err(|error| match error {
             GrowError::Parse(source) => Error::Gguf { path: self.path.clone(), source },
-            GrowError::Fetch(source) => Error::Read { path: self.path.clone(), offset: 0, source },
+            GrowError::Fetch(source) => Error::Header { path: self.path.clone(), source },
         })
     }
 }
