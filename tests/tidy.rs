@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("quant", &[]),
+    ("transport", &[]),
     ("sched", &[]),
     ("sample", &[]),
     ("config", &[]),
@@ -22,10 +23,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("load", &["plan", "model", "gguf", "quant", "ops", "sys"]),
     ("exec", &["model", "load", "ops", "quant", "sys"]),
     ("engine", &["exec", "sched", "sample", "load", "plan", "model", "gguf", "ops", "sys"]),
-    ("api", &["engine", "text", "plan", "config", "sample"]),
+    ("api", &["engine", "text", "plan", "config", "sample", "transport"]),
     ("worker", &["engine", "api", "text", "config", "sys", "gguf", "load"]),
-    ("daemon", &["api", "config", "sys", "plan", "worker::protocol"]),
-    ("proxy", &["config", "sys"]),
+    ("daemon", &["api", "config", "sys", "plan", "transport", "worker::protocol"]),
+    ("proxy", &["config", "sys", "transport"]),
     // The offline commands (logits, perplexity, bench, tokenize) run a file without a daemon.
     ("ctl", &["api", "config", "plan", "gguf", "model", "sys", "text", "load", "exec", "ops", "quant"]),
 ];

@@ -107,6 +107,14 @@ async fn bodies_have_a_size_and_a_pace() {
     assert_eq!(status(&chunked), 413, "{chunked}");
     let chunked = proxy.raw(post("transfer-encoding: chunked\r\n", &format!("186a0\r\n{most}\r\n0\r\n\r\n"))).await;
     assert_eq!(json(&chunked.replace("\r\n0\r\n\r\n", ""))["size"].as_u64(), Some(100_000), "{chunked}");
+    let begin = Instant::now();
+    let mut stalled = proxy.connect().await;
+    stalled.write_all(post("content-length: 100001\r\n", "only this").as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stalled.read_exact(&mut first).await.unwrap();
+    assert!(&first == b"HTTP/1.1 413" && begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
+    let picky = proxy.raw(post("content-length: 3\r\nexpect: the-worst\r\n", "abc")).await;
+    assert_eq!((status(&picky), json(&picky)["error"]["code"].as_str()), (417, Some("expectation_failed")));
     let slow = proxy.raw(post("content-length: 10\r\n", "abc")).await;
     assert_eq!((status(&slow), json(&slow)["error"]["code"].as_str()), (408, Some("request_timeout")));
 }
