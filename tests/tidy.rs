@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sample", &[]),
     ("config", &[]),
     ("gguf", &["quant"]),
-    ("text", &["gguf"]),
+    ("text", &["gguf", "sys::heap"]),
     ("model", &["gguf", "quant"]),
     ("plan", &["model", "sys"]),
     ("ops", &["quant", "sys"]),

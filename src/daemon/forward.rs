@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tracing::Level;
 
 /// Names the model that answered.
 pub const MODEL_HEADER: HeaderName = HeaderName::from_static("x-omni-model");
@@ -65,7 +66,7 @@ pub async fn forward(
                 return Err(Failure::NotSent);
             }
             lease.model.cut.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(model = lease.model.id(), %error, "the worker died before it answered a request");
+            lease.model.say(Level::WARN, &format!("the worker died before it answered a request: {error}"));
             return Err(Failure::Died(worker_died(&lease)));
         }
     };
@@ -130,7 +131,7 @@ impl Passing {
         let Some(lease) = self.lease.take() else { return Poll::Ready(None) };
         lease.model.suspect(&lease.endpoint);
         lease.model.cut.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(model = lease.model.id(), %error, "the worker died in the midst of an answer");
+        lease.model.say(Level::WARN, &format!("the worker died in the midst of an answer: {error}"));
         Poll::Ready(Some(match self.held.take() {
             Some(_) => Ok(Frame::data(error_event(&worker_died(&lease)))),
             None => Err(error.into()),

@@ -34,7 +34,7 @@ impl Shared {
         Ok(Arc::new(Shared {
             gate: Gate::new(config.allow.clone(), config.max_connections, config.max_connections_per_address),
             keys: RwLock::new(keys),
-            upstream: Upstream::new(config.socket.clone()),
+            upstream: Upstream::new(config.socket.clone(), config.upstream_timeout),
             requests: Arc::new(Semaphore::new(config.max_requests)),
             config,
         }))
@@ -147,6 +147,10 @@ fn refusal(shared: &Shared, error: &upstream::Error, report: &Report) -> Refusal
         (Some((Fault::Timeout, _)), _) => Refusal::BodyTimeout,
         (Some((Fault::Broken, _)), _) => Refusal::BadBody,
         (None, upstream::Error::Connect { .. }) => Refusal::Unavailable,
+        (None, upstream::Error::Stuck { .. }) => {
+            tracing::error!("{error}");
+            Refusal::Stuck
+        }
         (None, upstream::Error::Failed(error)) => {
             tracing::warn!("the daemon gave no answer: {error}");
             Refusal::Dropped

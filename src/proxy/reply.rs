@@ -33,6 +33,8 @@ pub enum Refusal {
     Unavailable,
     /// The daemon went away before it answered.
     Dropped,
+    /// The daemon is there and answers nothing.
+    Stuck,
 }
 
 impl Refusal {
@@ -105,6 +107,12 @@ impl Refusal {
                 "server_error",
                 "upstream_failed",
                 text("the inference daemon closed the connection before it answered; try again"),
+            ),
+            Refusal::Stuck => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                "upstream_timeout",
+                text("the inference daemon does not answer; try again later, or ask the operator to look at it"),
             ),
         }
     }

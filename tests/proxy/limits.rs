@@ -80,9 +80,29 @@ async fn an_answer_may_be_slower_than_every_timeout() {
     let short = Duration::from_millis(150);
     (settings.header_timeout, settings.idle_timeout, settings.body_timeout, settings.write_timeout) =
         (short, short, short, short);
+    settings.upstream_timeout = short;
     let proxy = Front::start(settings);
     let answer = proxy.get("/v1/sse?n=2&ms=400", "").await;
     assert!(answer.contains("[DONE]"), "{answer}");
+    let answer = proxy.get("/v1/late?ms=800", "").await;
+    assert_eq!(status(&answer), 200, "the daemon is well, so its answer is waited for: {answer}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_answers_nothing_is_told_from_a_slow_one() {
+    let directory = tempfile::tempdir().unwrap();
+    // As a stopped process: the kernel takes connections into the backlog, nobody takes them out.
+    let socket = directory.path().join("omni.sock");
+    let _stopped = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut settings = Fake::start().settings();
+    (settings.socket, settings.upstream_timeout) = (socket, Duration::from_millis(200));
+    let proxy = Front::start(settings);
+    let begin = Instant::now();
+    let (one, two) = tokio::join!(proxy.get("/v1/models", ""), proxy.get("/health", ""));
+    for answer in [one, two] {
+        assert_eq!((status(&answer), json(&answer)["error"]["code"].as_str()), (504, Some("upstream_timeout")));
+    }
+    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]
