@@ -12,6 +12,7 @@ mod avx512;
 mod blocks;
 mod isa;
 mod matmul;
+mod pack;
 mod pool;
 mod scalar;
 mod table;
@@ -20,9 +21,11 @@ mod tests;
 mod vector;
 
 pub use acts::Scratch;
+pub use pack::pack_panels;
 
 use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
-use crate::quant::{DType, dequantize};
+use crate::quant::packed::ROWS;
+use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
@@ -45,6 +48,12 @@ pub struct Options {
     pub disable_isa: Vec<String>,
     /// Binds each thread to one CPU, the thread that calls [`Cpu::new`] included: it should be the one that computes.
     pub pin: bool,
+}
+
+/// Instruction sets of this host that the kernels make use of, by the names of `disable_isa`, best last; empty where only
+/// the plain code runs.
+pub fn instruction_sets() -> Vec<&'static str> {
+    isa::ALL[1..].iter().filter(|isa| isa.on_host()).map(|isa| isa.name()).collect()
 }
 
 /// The CPU backend: a thread pool and the kernels chosen for this host. One operation runs at a time.
@@ -94,6 +103,13 @@ impl Cpu {
         self.table.isa.name()
     }
 
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
+    /// kernels for panels of the type and there is a whole panel, else as it is.
+    pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
+        if fits && self.table.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+    }
+
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
     pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
         let cols = table.cols;
@@ -103,7 +119,7 @@ impl Cpu {
             for t in range {
                 // SAFETY: each token's row belongs to one range.
                 let row = unsafe { out.part(t * cols, cols) };
-                dequantize(table.dtype, table.row(ids[t] as usize), row);
+                table.decode_row(ids[t] as usize, row);
             }
         });
     }
