@@ -50,7 +50,10 @@ fn streams_that_outlast_the_drain_are_cut_and_a_second_signal_ends_at_once() {
     let mut stream = daemon.complete(json!({"stream": true, "tokens": 100_000, "delay_ms": 10}));
     stream.chunk().unwrap();
     daemon.signal(Signal::SIGINT);
+    daemon.signal(Signal::SIGINT);
     wait_for("draining", || daemon.get("/health").json()["status"] == "draining");
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(stream.chunk().is_some(), "two at once are one order");
     let start = Instant::now();
     daemon.signal(Signal::SIGINT);
     assert_eq!(daemon.wait().code(), Some(0));
