@@ -6,6 +6,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+/// Whether a [`Mapping`] takes pages reserved by `vm.nr_hugepages`. While it does not, reserving some only takes memory
+/// away; `omnictl doctor` and `tune` go by it.
+pub const RESERVED_PAGES: bool = false;
+
 /// Zeroed private memory, page-aligned, whose pages come into being when they are first written.
 pub struct Mapping {
     map: MmapMut,
