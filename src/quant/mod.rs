@@ -7,6 +7,8 @@
 //! `&[u8; BYTES]` for the kernels, a decoder that is bit-exact with ggml's (the order of float operations is part of the
 //! format) and an encoder, except [`iq1`], [`iq2`], [`iq3`], which say why.
 //!
+//! [`packed`] is the order in which the blocks of sixteen rows lie in memory for the kernels.
+//!
 //! These are the specification that the kernels in `ops` are tested against, not fast paths.
 
 pub mod codebook;
@@ -19,10 +21,13 @@ pub mod iq3;
 pub mod iq4;
 pub mod kquants;
 pub mod legacy;
+pub mod packed;
 pub mod scaled;
 pub mod ternary;
 
+
 pub use dtype::DType;
+pub use packed::Layout;
 
 use half::f16;
 use kquants::{q2_k, q3_k, q4_k, q5_k, q6_k, q8_k};

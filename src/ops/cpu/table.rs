@@ -2,11 +2,13 @@
 
 use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use super::{scalar, vector};
 use crate::quant::DType;
+use crate::quant::packed::Cut;
 use std::ops::Range;
 
 /// Rows of a weight times some tokens, written to `out`.
@@ -15,8 +17,10 @@ pub(crate) struct Rows<'a> {
     pub(crate) weights: &'a [u8],
     /// Bytes of one of them.
     pub(crate) row_bytes: usize,
-    /// How many.
+    /// How many; whole panels where they are packed.
     pub(crate) rows: usize,
+    /// How their blocks are cut where they are packed.
+    pub(crate) cut: Option<Cut>,
     /// Activations in the type's [`format()`].
     pub(crate) acts: &'a Acts<'a>,
     /// Which of the tokens.
@@ -28,10 +32,10 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Address of a row.
+    /// Address of a plain row.
     #[inline(always)]
     pub(crate) fn row(&self, r: usize) -> *const u8 {
-        debug_assert!(r < self.rows);
+        debug_assert!(r < self.rows && self.cut.is_none());
         self.weights.as_ptr().wrapping_add(r * self.row_bytes)
     }
 
@@ -50,12 +54,24 @@ impl Rows<'_> {
 /// named, and `weights` must hold `rows * row_bytes` bytes.
 pub(crate) type Kernel = unsafe fn(&Rows<'_>);
 
+/// A tier's kernels for one type of weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    /// Rows one after the other.
+    pub(crate) plain: Kernel,
+    /// Whole panels; the scalar one where the tier has none.
+    pub(crate) packed: Kernel,
+}
+
 /// The form of activations that a weight type multiplies with; `None` for types without kernels.
 pub(crate) fn format(dtype: DType) -> Option<Format> {
     Some(match dtype {
         DType::F32 | DType::F16 | DType::BF16 => Format::Float,
         DType::Q8_0 | DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 => Format::Q8x32,
+        DType::IQ4_NL | DType::MXFP4 | DType::NVFP4 => Format::Q8x32,
         DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K => Format::Q8x256,
+        DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => Format::Q8x256,
+        DType::IQ3_XXS | DType::IQ3_S | DType::IQ4_XS | DType::TQ1_0 | DType::TQ2_0 => Format::Q8x256,
         _ => return None,
     })
 }
@@ -69,6 +85,7 @@ pub(crate) struct Table {
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
     kernel: fn(DType) -> Option<Kernel>,
+    packed: fn(DType) -> Option<Kernel>,
 }
 
 impl Table {
@@ -84,15 +101,19 @@ impl Table {
             Isa::Avx2 => (avx2::quantise_row, avx2::kernel),
             _ => (scalar::quantise_row, scalar_kernel),
         };
-        Table { isa, quantise, vector, kernel }
+        Table { isa, quantise, vector, kernel, packed: |_| None }
     }
 
-    /// The kernel of a weight type.
-    pub(crate) fn kernel(&self, dtype: DType) -> Kernel {
-        match (self.kernel)(dtype).or_else(|| scalar_kernel(dtype)) {
-            Some(kernel) => kernel,
-            None => panic!("no kernel for {dtype}: a tensor of it cannot be made"),
-        }
+    /// The kernels of a weight type.
+    pub(crate) fn kernels(&self, dtype: DType) -> Kernels {
+        let Some(scalar) = scalar_kernel(dtype) else { panic!("no kernel for {dtype}: a tensor of it cannot be made") };
+        let plain = (self.kernel)(dtype).unwrap_or(scalar);
+        Kernels { plain, packed: self.packed(dtype).unwrap_or(scalar) }
+    }
+
+    /// The tier's own kernel for panels of a weight type.
+    pub(crate) fn packed(&self, dtype: DType) -> Option<Kernel> {
+        (self.packed)(dtype)
     }
 }
 
@@ -111,6 +132,19 @@ fn scalar_kernel(dtype: DType) -> Option<Kernel> {
         DType::Q4_K => scalar::kquant::<Q4K>,
         DType::Q5_K => scalar::kquant::<Q5K>,
         DType::Q6_K => scalar::kquant::<Q6K>,
+        DType::IQ1_S => scalar::kquant::<Iq1S>,
+        DType::IQ1_M => scalar::kquant::<Iq1M>,
+        DType::IQ2_XXS => scalar::kquant::<Iq2Xxs>,
+        DType::IQ2_XS => scalar::kquant::<Iq2Xs>,
+        DType::IQ2_S => scalar::kquant::<Iq2S>,
+        DType::IQ3_XXS => scalar::kquant::<Iq3Xxs>,
+        DType::IQ3_S => scalar::kquant::<Iq3S>,
+        DType::IQ4_NL => scalar::legacy::<Iq4Nl>,
+        DType::IQ4_XS => scalar::kquant::<Iq4Xs>,
+        DType::TQ1_0 => scalar::kquant::<Tq10>,
+        DType::TQ2_0 => scalar::kquant::<Tq20>,
+        DType::MXFP4 => scalar::legacy::<Mxfp4>,
+        DType::NVFP4 => scalar::nvfp4,
         _ => return None,
     })
 }
