@@ -77,7 +77,8 @@ mod tests {
     /// The digests are those of the codebooks as PyPI gguf decodes them.
     #[test]
     fn codebooks_are_those_of_the_format() {
-        let digest = |bytes: Vec<u8>| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let digest =
+            |bytes: Vec<u8>| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let eights = |points: &[u64]| digest(points.iter().flat_map(|point| point.to_le_bytes()).collect());
         let fours = |points: &[u32]| digest(points.iter().flat_map(|point| point.to_le_bytes()).collect());
         assert_eq!(eights(&IQ2_XXS), "05826b5d3e472a3a78f196be62ac78acf81df0f909626e12ab9fa2a5d490dd54");

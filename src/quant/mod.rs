@@ -25,7 +25,6 @@ pub mod packed;
 pub mod scaled;
 pub mod ternary;
 
-
 pub use dtype::DType;
 pub use packed::Layout;
 

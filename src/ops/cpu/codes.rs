@@ -33,10 +33,10 @@ macro_rules! folded {
         impl KBlock for $name {
             const BYTES: usize = $bytes;
             const FOLDED: bool = true;
-            const WHOLE: bool = $offset == 128;
+            const WHOLE: bool = Self::OFFSET == 128;
             #[inline(always)]
             fn parts(block: &[u8]) -> KParts {
-                folded($integers(whole(block)), $offset)
+                folded($integers(whole(block)), Self::OFFSET)
             }
         }
     )*};
