@@ -20,7 +20,7 @@ const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
 const FOOTPRINT: usize = 256 << 20;
 /// Rows of the matrices that many tokens are multiplied with: few, so that a round fits between two interruptions.
 const PREFILL_ROWS: usize = 512;
-const TYPES: [DType; 13] = [
+const TYPES: [DType; 26] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
@@ -31,6 +31,19 @@ const TYPES: [DType; 13] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
     DType::F16,
     DType::BF16,
     DType::F32,
@@ -196,7 +209,7 @@ fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
         let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
         let acts = match dtype.block_len() {
             1 => "f32",
-            32 => "q8",
+            32 | 64 => "q8",
             _ => "q8k",
         };
         let name = format!("gem{{v,m}}_{}_{acts}_{}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());

@@ -27,7 +27,7 @@ fn digits(bytes: &[u8], out: &mut [i8]) {
     let mut power = 1u8;
     for plane in out.chunks_exact_mut(bytes.len()) {
         for (q, &byte) in plane.iter_mut().zip(bytes) {
-            *q = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as i8 - 1;
+            *q = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
         }
         power = power.wrapping_mul(3);
     }
