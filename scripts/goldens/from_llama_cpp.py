@@ -133,6 +133,8 @@ def blocks(name, count, factor, seed):
     elif name == "NVFP4":
         data[:, :4] = factor + (data[:, :4] & 15)
     else:
+        if name == "TQ2_0":  # 1 for 3, which stands for 2: as many -1 as 1
+            data[:, :64] &= ~((data[:, :64] & data[:, :64] >> 1 & 0x55) << 1)
         data[:, TYPES[name]], data[:, TYPES[name] + 1] = factor & 255, factor >> 8
     return data
 

@@ -39,7 +39,11 @@ fn blocks(dtype: DType, bytes: usize, factor: u16, seed: u64) -> Vec<u8> {
                 continue;
             }
             DType::TQ1_0 => 52,
-            DType::TQ2_0 => 64,
+            // 1 for 3, which stands for 2: as many -1 as 1.
+            DType::TQ2_0 => {
+                block[..64].iter_mut().for_each(|bits| *bits &= !((*bits & (*bits >> 1) & 0x55) << 1));
+                64
+            }
             _ => 0,
         };
         block[at..at + 2].copy_from_slice(&factor.to_le_bytes());

@@ -70,6 +70,8 @@ fn optional_parts_are_taken() {
     assert!(refused.contains("\"blk.3.attn_q.bias\" is of type F16: norms, biases"), "{refused}");
     let refused = bound(|r| r.add("output.weight", &[64, 512], 42, 18 * 512)).unwrap_err();
     assert!(refused.contains("\"output.weight\" is of type Q2_0: this build has no decoder"), "{refused}");
+    let refused = bound(|r| r.add("blk.3.attn_q.scale", &[1], 0, 4)).unwrap_err();
+    assert!(refused.contains("\"blk.3.attn_q.weight\"") && refused.contains("(.scale) cannot be applied"), "{refused}");
 }
 
 #[test]
