@@ -49,7 +49,7 @@ unsafe fn eight(rows: &Rows<'_>, pairs: [(usize, usize); N]) -> __m256 {
                 let scale = acts.scale(t, j);
                 (low[i], high[i]) = (fp4::e4m3_half(*scales) * scale, fp4::e4m3_half(*scales.add(1)) * scale);
                 let w = unpack(block.add(4 + 16 * (j % 2)));
-                let a = _mm256_loadu_si256(acts.q.as_ptr().add(t * acts.stride + 32 * j).cast());
+                let a = _mm256_loadu_si256(acts.q.as_ptr().add(acts.column(t, 32 * j)).cast());
                 let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
                 sums[i] = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
             }

@@ -106,7 +106,7 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     for b in 0..acts.cols / 256 {
         // SAFETY: the activations are padded to whole blocks, the rows hold `cols / 256` blocks.
         unsafe {
-            let a = acts.q.as_ptr().add(t * acts.stride + b * 256).cast::<u8>();
+            let a = acts.q.as_ptr().add(acts.column(t, b * 256)).cast::<u8>();
             let a: [__m512i; 4] = std::array::from_fn(|i| load(a.add(64 * i)));
             let mut products = [zero; R];
             for i in 0..R {

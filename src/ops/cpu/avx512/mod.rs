@@ -5,6 +5,7 @@ mod codebook;
 mod float;
 mod kquants;
 mod legacy;
+pub(super) mod packed;
 mod tile;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
