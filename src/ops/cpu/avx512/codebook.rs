@@ -132,28 +132,36 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     acc
 }
 
-/// Points of eight elements. Indices are below `N`, a power of two.
+/// Points of eight times eight elements. Indices count below `N`, a power of two.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn eights<const N: usize>(points: &[u64; N], index: impl Fn(usize) -> usize) -> [__m512i; 4] {
-    std::array::from_fn(|c| {
-        let p = |k: usize| points[index(8 * c + k) & (N - 1)] as i64;
-        _mm512_setr_epi64(p(0), p(1), p(2), p(3), p(4), p(5), p(6), p(7))
-    })
+fn eight<const N: usize>(points: &[u64; N], index: [usize; 8]) -> __m512i {
+    let [a, b, c, d, e, f, g, h] = index.map(|i| points[i & (N - 1)] as i64);
+    _mm512_setr_epi64(a, b, c, d, e, f, g, h)
 }
 
-/// Points of four elements. Indices are below `N`, a power of two.
+/// Points of sixteen times four elements. Indices count below `N`, a power of two.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn fours<const N: usize>(points: &[u32; N], index: impl Fn(usize) -> usize) -> [__m512i; 4] {
-    std::array::from_fn(|c| {
-        let p = |k: usize| points[index(16 * c + k) & (N - 1)] as i32;
-        #[rustfmt::skip]
-        let sixteen = _mm512_setr_epi32(
-            p(0), p(1), p(2), p(3), p(4), p(5), p(6), p(7), p(8), p(9), p(10), p(11), p(12), p(13), p(14), p(15),
-        );
-        sixteen
-    })
+fn sixteen<const N: usize>(points: &[u32; N], index: [usize; 16]) -> __m512i {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = index.map(|i| points[i & (N - 1)] as i32);
+    _mm512_setr_epi32(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+}
+
+/// Bytes from `p` on as indices, `gap` bytes left out after every four.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn bytes<const N: usize>(p: *const u8, gap: usize) -> [usize; N] {
+    // SAFETY: the caller's word.
+    std::array::from_fn(|k| usize::from(unsafe { *p.add(k + k / 4 * gap) }))
+}
+
+/// `N` words from word `at` on as indices.
+#[inline(always)]
+fn part<const N: usize>(words: &[u16; 32], at: usize) -> [usize; N] {
+    std::array::from_fn(|k| usize::from(words[at + k]))
 }
 
 /// Words to memory, to be read one by one.
@@ -238,9 +246,11 @@ impl Codebook for Iq2Xxs {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn points(p: *const u8) -> Points {
         // SAFETY: within the block of 66 bytes: eight groups of 8, four indices first.
-        let (x, index) = unsafe { (load(p.add(2)), |r: usize| usize::from(*p.add(2 + 8 * (r / 4) + r % 4))) };
+        let x = unsafe { load(p.add(2)) };
         let (minus, s) = signs_and_scales(_mm512_cvtepi64_epi32(_mm512_srli_epi64(x, 32)));
-        Points { q: eights(&codebook::IQ2_XXS, index), minus, s }
+        // SAFETY: as above.
+        let q = |c: usize| eight(&codebook::IQ2_XXS, unsafe { bytes(p.add(2 + 16 * c), 4) });
+        Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
 
@@ -253,9 +263,10 @@ impl Codebook for Iq2Xs {
         // SAFETY: within the block of 74 bytes.
         let (x, s) = unsafe { (load(p.add(2)), odd_nibbles(p.add(66))) };
         let minus = masks(even(_mm512_cvtepi16_epi8(_mm512_srli_epi16(x, 9))));
-        // SAFETY: as above; the index masks the signs.
-        let index = |r: usize| unsafe { usize::from(p.add(2 + 2 * r).cast::<u16>().read_unaligned()) };
-        Points { q: eights(&codebook::IQ2_XS, index), minus, s }
+        // The signs above an index are masked.
+        let words = words(x);
+        let q = |c: usize| eight(&codebook::IQ2_XS, part(&words, 8 * c));
+        Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
 
@@ -270,7 +281,8 @@ impl Codebook for Iq2S {
             let high = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(p.add(66).cast::<i64>().read_unaligned()));
             let index = indices(p.add(2), fan::<2>(high), 3);
             let minus = masks(_mm256_loadu_si256(p.add(34).cast()));
-            Points { q: eights(&codebook::IQ2_S, |r| usize::from(index[r])), minus, s: odd_nibbles(p.add(74)) }
+            let q = |c: usize| eight(&codebook::IQ2_S, part(&index, 8 * c));
+            Points { q: [q(0), q(1), q(2), q(3)], minus, s: odd_nibbles(p.add(74)) }
         }
     }
 }
@@ -282,9 +294,10 @@ impl Codebook for Iq3Xxs {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn points(p: *const u8) -> Points {
         // SAFETY: within the block of 98 bytes.
-        let (x, index) = unsafe { (_mm256_loadu_si256(p.add(66).cast()), |r: usize| usize::from(*p.add(2 + r))) };
-        let (minus, s) = signs_and_scales(x);
-        Points { q: fours(&codebook::IQ3_XXS, index), minus, s }
+        let (minus, s) = signs_and_scales(unsafe { _mm256_loadu_si256(p.add(66).cast()) });
+        // SAFETY: as above.
+        let q = |c: usize| sixteen(&codebook::IQ3_XXS, unsafe { bytes(p.add(2 + 16 * c), 0) });
+        Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
 
@@ -309,21 +322,23 @@ impl Codebook for Iq3S {
             let nibbles = _mm_and_si128(_mm_or_si128(x, _mm_slli_epi16(x, 4)), _mm_set1_epi8(15));
             let s = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(nibbles, nibbles));
             let s = _mm256_or_si256(_mm256_add_epi16(s, s), _mm256_set1_epi16(1));
-            Points { q: fours(&codebook::IQ3_S, |r| usize::from(index[r / 32][r % 32])), minus, s }
+            let q = |c: usize| sixteen(&codebook::IQ3_S, part(&index[c / 2], 16 * (c % 2)));
+            Points { q: [q(0), q(1), q(2), q(3)], minus, s }
         }
     }
 }
 
-/// IQ1's elements in eighths from its points and the runs of eight whose eighth is subtracted.
+/// IQ1's elements in eighths from its points' indices and the runs of eight whose eighth is subtracted.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn eighths(points: [__m512i; 4], minus: __mmask32) -> ([__m512i; 4], [__mmask64; 4]) {
+fn eighths(index: &[u16; 32], minus: __mmask32) -> ([__m512i; 4], [__mmask64; 4]) {
     // A point is 1 above its value: 8·(point - 1) ± 1.
     let (up, down) = (_mm512_set1_epi8(-7), _mm512_set1_epi8(-9));
-    let q: [__m512i; 4] = std::array::from_fn(|c| {
+    let eighth = |c: usize| {
         let eighth = _mm512_mask_blend_epi64((minus >> (8 * c)) as __mmask8, up, down);
-        _mm512_add_epi8(_mm512_slli_epi16(points[c], 3), eighth)
-    });
+        _mm512_add_epi8(_mm512_slli_epi16(eight(&codebook::IQ1, part(index, 8 * c)), 3), eighth)
+    };
+    let q = [eighth(0), eighth(1), eighth(2), eighth(3)];
     (q.map(|q| _mm512_abs_epi8(q)), q.map(|q| _mm512_movepi8_mask(q)))
 }
 
@@ -340,7 +355,7 @@ impl Codebook for Iq1S {
             let index = indices(p.add(2), fanned, 7);
             // The first of the four words is not shifted: its top bit counts for all.
             let top = _mm512_shuffle_epi8(fanned, _mm512_broadcast_i32x4(_mm_set_epi64x(FIRST + EIGHT, FIRST)));
-            let (q, minus) = eighths(eights(&codebook::IQ1, |r| usize::from(index[r])), _mm512_movepi16_mask(top));
+            let (q, minus) = eighths(&index, _mm512_movepi16_mask(top));
             let s = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(x, 11), _mm_set1_epi16(14)), _mm_set1_epi16(1));
             let s = _mm256_cvtepu16_epi32(s);
             Points { q, minus, s: _mm256_or_si256(s, _mm256_slli_epi32(s, 16)) }
@@ -362,7 +377,7 @@ impl Codebook for Iq1M {
             let nibbles = _mm512_and_si512(nibbles, _mm512_set1_epi16(15));
             let index = indices(p, nibbles, 7);
             let subtract = _mm512_test_epi16_mask(nibbles, _mm512_set1_epi16(8));
-            let (q, minus) = eighths(eights(&codebook::IQ1, |r| usize::from(index[r])), subtract);
+            let (q, minus) = eighths(&index, subtract);
             let scales = _mm512_cvtepu16_epi64(_mm_cvtsi64_si128(p.add(48).cast::<i64>().read_unaligned()));
             let three = _mm256_and_si256(_mm512_castsi512_si256(fan::<3>(scales)), _mm256_set1_epi16(7));
             Points { q, minus, s: _mm256_or_si256(_mm256_add_epi16(three, three), _mm256_set1_epi16(1)) }
