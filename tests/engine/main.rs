@@ -11,3 +11,4 @@ mod refusals;
 mod serving;
 mod support;
 mod texts;
+mod types;
