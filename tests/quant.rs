@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use omni_inferd::quant::packed::{self, Cut};
 use omni_inferd::quant::{DType, dequantize, kquants, legacy, quantize};
 use proptest::prelude::*;
 use std::path::Path;
@@ -167,6 +168,30 @@ fn q8_blocks_carry_their_sums() {
     assert!(relative_error(&x[..32], &y) < 1e-2);
 }
 
+/// The diagram of the layout, byte by byte, for a type with its rest in front and one with it at the end.
+#[test]
+fn packed_bytes_stand_where_the_layout_says() {
+    for (dtype, rest_at) in [(DType::Q4_0, 0), (DType::Q6_K, 208)] {
+        let size = dtype.block_bytes();
+        // Byte `i` of block `b` of row `r` is a number of these three.
+        let byte = |r: usize, b: usize, i: usize| (r * 37 + b * 101 + i * 3) as u8;
+        let plain: Vec<u8> = (0..16 * 2 * size).map(|at| byte(at / (2 * size), at / size % 2, at % size)).collect();
+        let mut bytes = vec![0; plain.len()];
+        packed::pack(dtype, 2 * dtype.block_len(), &plain, &mut bytes);
+        let dwords = size / 4;
+        for (r, b, i) in (0..16 * 2 * size).map(|at| (at / (2 * size), at / size % 2, at % size)) {
+            let at = match i.checked_sub(rest_at) {
+                Some(i) if i < 2 => 2 * dwords * 64 + (b * 16 + r) * 2 + i,
+                _ => {
+                    let i = if rest_at == 0 { i - 2 } else { i };
+                    (b * dwords + i / 4) * 64 + 4 * r + i % 4
+                }
+            };
+            assert_eq!(bytes[at], byte(r, b, i), "{dtype} row {r} block {b} byte {i}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -175,6 +200,28 @@ proptest! {
         let (s, m) = kquants::q4_k::unpack_scales(&scales);
         for g in 0..8 {
             prop_assert_eq!(kquants::q4_k::scale_min(&scales, g), (s[g], m[g]));
+        }
+    }
+
+    /// Packing moves every byte to the place the layout names and loses none, for every type with blocks.
+    #[test]
+    fn packing_keeps_every_byte(rows in 0usize..50, blocks in 1usize..5, seed: u64) {
+        for dtype in DType::ALL {
+            let Some(cut) = Cut::of(dtype) else { continue };
+            prop_assert_eq!((cut.bytes, 4 * cut.dwords + cut.rest), (dtype.block_bytes(), dtype.block_bytes()));
+            prop_assert!(cut.bytes <= packed::LARGEST_BLOCK);
+            let row = blocks * cut.bytes;
+            let plain: Vec<u8> = (0..rows * row).map(|i| (seed.wrapping_mul(i as u64 + 1) >> 32) as u8).collect();
+            let mut bytes = vec![0; plain.len()];
+            packed::pack(dtype, blocks * cut.len, &plain, &mut bytes);
+            let whole = rows / packed::ROWS * packed::ROWS;
+            prop_assert_eq!(&bytes[whole * row..], &plain[whole * row..]);
+            let mut unpacked = vec![0; row];
+            for r in 0..whole {
+                let panel = &bytes[r / packed::ROWS * packed::ROWS * row..][..packed::ROWS * row];
+                cut.unpack_row(panel, r % packed::ROWS, &mut unpacked);
+                prop_assert_eq!(&unpacked, &plain[r * row..][..row], "{} row {}", dtype, r);
+            }
         }
     }
 

@@ -56,6 +56,7 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand status" -l socket -d 'Th
 complete -c omnictl -n "__fish_omnictl_using_subcommand status" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
 always\t'Always'
 never\t'Never'"
+complete -c omnictl -n "__fish_omnictl_using_subcommand status" -l topology -d 'Draw the host instead: sockets, NUMA nodes, caches, cores and limits; asks no daemon'
 complete -c omnictl -n "__fish_omnictl_using_subcommand status" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand ps" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F

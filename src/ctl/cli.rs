@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{bench, chat, demo, documents, inspect, load, models, offline, textcmds, watch};
+use super::{bench, chat, demo, documents, inspect, load, models, offline, textcmds, topology, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum DaemonCommand {
     /// Show the daemon and every model it knows
-    Status,
+    Status(models::StatusArgs),
     /// Show the models that have a process: memory, speed, requests
     Ps,
     /// Load a model by id, or a GGUF file, and wait until it is ready
@@ -110,6 +110,7 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
     let out = Output::new(cli.global.json, cli.global.color);
     let done = match cli.command {
         Command::File(command) => on_file(command, others, out),
+        Command::Daemon(DaemonCommand::Status(args)) if args.topology => topology::show(out),
         Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),
     };
     match done {
@@ -140,7 +141,7 @@ fn report(error: &Error) -> ExitCode {
 async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Output) -> Result<(), Error> {
     let client = Client::new(socket.unwrap_or_else(crate::config::client_socket));
     match command {
-        DaemonCommand::Status => models::status(&client, out).await,
+        DaemonCommand::Status(_) => models::status(&client, out).await,
         DaemonCommand::Ps => models::ps(&client, out).await,
         DaemonCommand::Load(args) => load::load(&client, args, out).await,
         DaemonCommand::Unload(args) => load::unload(&client, args, out).await,
@@ -185,7 +186,7 @@ mod tests {
     /// A default of another type than its field shows only when a command line is read.
     #[test]
     fn every_command_is_read() {
-        let lines = "status;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
+        let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
                      detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {

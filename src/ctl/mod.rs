@@ -16,6 +16,7 @@ pub mod output; // tables, colours, sizes and times for people
 pub mod progress; // the bar while a model loads
 pub mod sse; // server-sent events from bytes
 pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon
+pub mod topology; // status --topology: the host drawn, without a daemon
 pub mod watch; // logs, events, reload
 
 pub use cli::main;

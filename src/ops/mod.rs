@@ -78,6 +78,14 @@ pub enum Error {
         /// Its type.
         dtype: DType,
     },
+    /// A type without blocks was said to be packed.
+    #[error("tensor {name}: {dtype} is not packed; only types with blocks are")]
+    NotPacked {
+        /// Tensor.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
     /// A setting of the CPU backend.
     #[error("{0}")]
     Setting(String),

@@ -1,13 +1,14 @@
 //! A weight as it lies in memory: shape, type and a share of the storage. Made by `load`, read by every operation.
 
 use super::Error;
-use crate::quant::{self, DType};
+use crate::quant::packed::{Cut, LARGEST_BLOCK, ROWS};
+use crate::quant::{self, DType, Layout};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A weight `[rows, cols]` as it lies in memory (GGUF's row layout). A vector is one row. Cheap to clone.
+/// A weight `[rows, cols]` as it lies in memory: row after row as in GGUF, or packed. A vector is one row. Cheap to clone.
 #[derive(Clone)]
 pub struct Tensor {
     /// Name in the file, for errors and profiles.
@@ -18,13 +19,15 @@ pub struct Tensor {
     pub rows: usize,
     /// Columns.
     pub cols: usize,
+    /// Order of the bytes.
+    pub layout: Layout,
     storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
     row_bytes: usize,
 }
 
 impl Tensor {
-    /// A tensor over bytes `range` of `storage`, which must keep its bytes at one address for as long as it lives.
+    /// A plain tensor over bytes `range` of `storage`, which must keep its bytes at one address for as long as it lives.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a type without kernels, [`Error::Blocks`] and [`Error::Bytes`] when type, shape and
@@ -53,10 +56,21 @@ impl Tensor {
         if dtype == DType::F32 && !address.is_multiple_of(align_of::<f32>()) {
             return Err(Error::Misaligned { name: name.to_string(), address });
         }
-        Ok(Tensor { name, dtype, rows, cols, storage, range, row_bytes })
+        Ok(Tensor { name, dtype, rows, cols, layout: Layout::Plain, storage, range, row_bytes })
     }
 
-    /// All bytes, row after row.
+    /// The same bytes taken as packed ([`quant::packed`]), which is as many.
+    ///
+    /// # Errors
+    /// [`Error::NotPacked`] for a type without blocks.
+    pub fn packed(self) -> Result<Tensor, Error> {
+        match Cut::of(self.dtype) {
+            Some(_) => Ok(Tensor { layout: Layout::Packed, ..self }),
+            None => Err(Error::NotPacked { name: self.name.to_string(), dtype: self.dtype }),
+        }
+    }
+
+    /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         &(*self.storage).as_ref()[self.range.clone()]
     }
@@ -66,9 +80,24 @@ impl Tensor {
         self.row_bytes
     }
 
-    /// The bytes of row `i`.
-    pub fn row(&self, i: usize) -> &[u8] {
-        &self.bytes()[i * self.row_bytes..][..self.row_bytes]
+    /// How the blocks of row `i` are cut when they lie in a panel; the last rows of a packed matrix do not.
+    pub(crate) fn cut(&self, i: usize) -> Option<Cut> {
+        let in_panel = self.layout == Layout::Packed && i < self.rows / ROWS * ROWS;
+        in_panel.then(|| Cut::of(self.dtype)).flatten()
+    }
+
+    /// Decodes row `i` to F32, `out` `[cols]`. Any layout; allocates nothing.
+    pub fn decode_row(&self, i: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "{}: out is not [{}]", self.name, self.cols);
+        let Some(cut) = self.cut(i) else {
+            return quant::dequantize(self.dtype, &self.bytes()[i * self.row_bytes..][..self.row_bytes], out);
+        };
+        let panel = &self.bytes()[i / ROWS * ROWS * self.row_bytes..][..ROWS * self.row_bytes];
+        let mut block = [0; LARGEST_BLOCK];
+        for (b, out) in out.chunks_exact_mut(cut.len).enumerate() {
+            cut.block(panel, self.cols / cut.len, b, i % ROWS, &mut block[..cut.bytes]);
+            quant::dequantize(self.dtype, &block[..cut.bytes], out);
+        }
     }
 
     /// The elements of an F32 tensor.
@@ -92,7 +121,7 @@ impl Tensor {
             Ok(elements) => Cow::Borrowed(elements),
             Err(_) => {
                 let mut out = vec![0.0; self.rows * self.cols];
-                quant::dequantize(self.dtype, self.bytes(), &mut out);
+                out.chunks_exact_mut(self.cols.max(1)).enumerate().for_each(|(i, row)| self.decode_row(i, row));
                 Cow::Owned(out)
             }
         }

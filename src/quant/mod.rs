@@ -5,14 +5,18 @@
 //! (256 elements, scales of scales). Each format gives field accessors over `&[u8; BYTES]` for the kernels, a decoder
 //! that is bit-exact with ggml's (the order of float operations is part of the format) and an encoder.
 //!
+//! [`packed`] is the order in which the blocks of sixteen rows lie in memory for the kernels.
+//!
 //! These are the specification that the kernels in `ops` are tested against, not fast paths.
 
 mod dtype;
 pub mod float;
 pub mod kquants;
 pub mod legacy;
+pub mod packed;
 
 pub use dtype::DType;
+pub use packed::Layout;
 
 use half::f16;
 use kquants::{q2_k, q3_k, q4_k, q5_k, q6_k, q8_k};

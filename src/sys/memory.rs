@@ -60,14 +60,22 @@ impl Memory {
     /// # Errors
     /// When `/proc/meminfo` cannot be read or does not hold them.
     pub fn now() -> io::Result<Memory> {
-        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        Memory::read(Path::new("/"))
+    }
+
+    /// The figures in the files below `root`.
+    ///
+    /// # Errors
+    /// As [`Memory::now`].
+    pub fn read(root: &Path) -> io::Result<Memory> {
+        let meminfo = fs::read_to_string(root.join("proc/meminfo"))?;
         let figure = |key| {
             kib_field(&meminfo, key)
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/meminfo has no {key}")))
         };
         let (total, host) = (figure("MemTotal:")?, figure("MemAvailable:")?);
-        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let cgroup = cgroup_available(Path::new("/sys/fs/cgroup"), &groups);
+        let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let cgroup = cgroup_available(&root.join("sys/fs/cgroup"), &groups);
         Ok(Memory { total, available: host.min(cgroup.unwrap_or(u64::MAX)), cgroup })
     }
 }

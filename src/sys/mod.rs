@@ -8,4 +8,4 @@ pub mod memory; // anonymous mappings, and how much memory there is
 pub mod net; // Unix sockets: binding, peer credentials
 pub mod notify; // the service manager: ready, reloading, stopping, status, watchdog
 pub mod process; // children that inherit descriptors and die with their parent
-pub mod topology; // physical cores and their siblings, the cgroup's quota
+pub mod topology; // sockets, NUMA nodes, caches, cores and their siblings, the cgroup's quota

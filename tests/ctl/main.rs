@@ -49,6 +49,21 @@ async fn status_and_ps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_topology_needs_no_daemon() {
+    let nowhere = Path::new("/nonexistent/omni.sock");
+    let done = run(nowhere, &["status", "--topology"], "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    assert!(
+        done.out.contains(" NUMA node") && done.out.contains("\nsocket ") && done.out.contains("cores "),
+        "{done:?}"
+    );
+    let done = run(nowhere, &["status", "--topology", "--json"], "").await;
+    let host = json(&done);
+    assert!(host["sockets"].as_u64() > Some(0) && host["nodes"][0]["memory"].as_u64() > Some(0), "{host}");
+    assert_eq!(host["cpus"][0]["node"], host["nodes"][0]["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn load_waits_until_ready() {
     let fake = Fake::start();
     let done = fake.run(&["load", "spare"]).await;

@@ -2,13 +2,14 @@
 
 use super::acts::{Acts, Format, Parts, Scratch};
 use super::pool::Pool;
-use super::table::{Kernel, Rows, Table, format};
+use super::table::{Kernels, Rows, Table, format};
 use crate::ops::{MatMul, Tensor};
+use crate::quant::packed::ROWS;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Rows of a unit: a multiple of every kernel's rows side by side.
-const UNIT: usize = 16;
+/// Rows of a unit: a panel, and a multiple of every kernel's rows side by side.
+const UNIT: usize = ROWS;
 /// Bytes of weights a thread takes at a time when one token is computed: long runs for the prefetchers, many enough to
 /// even out threads of different speed.
 const CHUNK_BYTES: usize = 96 * 1024;
@@ -22,7 +23,8 @@ const PARALLEL_ELEMENTS: usize = 32 * 1024;
 /// One job, ready to run.
 struct Part<'a> {
     weight: &'a Tensor,
-    kernel: Kernel,
+    /// For whole panels of a packed weight, and for all other rows.
+    kernels: Kernels,
     acts: Acts<'a>,
     bias: Option<Cow<'a, [f32]>>,
     out: Parts<f32>,
@@ -56,8 +58,8 @@ pub(super) fn matmul(x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch, 
         assert!(bias.as_ref().is_none_or(|b| b.len() == weight.rows), "{}: bias is not [{}]", weight.name, weight.rows);
         let own = units..units + weight.rows.div_ceil(UNIT);
         units = own.end;
-        let (kernel, acts) = (table.kernel(weight.dtype), scratch.acts(x, cols, format));
-        parts.push(Part { weight, kernel, acts, bias, out: Parts::new(job.out), units: own });
+        let (kernels, acts) = (table.kernels(weight.dtype), scratch.acts(x, cols, format));
+        parts.push(Part { weight, kernels, acts, bias, out: Parts::new(job.out), units: own });
     }
     let widest = parts.iter().map(|part| part.weight.row_bytes()).max().unwrap_or(1);
     let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * widest.max(1))).max(1) } else { CHUNK_UNITS };
@@ -82,32 +84,43 @@ fn form(weight: &Tensor) -> Format {
 }
 
 impl Part<'_> {
-    /// Computes some units for all tokens.
+    /// Computes some units for all tokens. Only a matrix's last unit is not whole, and that one is never packed.
     fn run(&self, units: Range<usize>) {
         let weight = self.weight;
         let (first, end) = (units.start * UNIT, weight.rows.min(units.end * UNIT));
-        let row_bytes = weight.row_bytes();
-        let tokens = self.acts.tokens;
-        let chunk = (RESIDENT_BYTES / self.acts.stride.max(1)).clamp(16, 512) / 8 * 8;
-        for start in (0..tokens).step_by(chunk) {
-            let rows = Rows {
-                weights: &weight.bytes()[first * row_bytes..end * row_bytes],
-                row_bytes,
-                rows: end - first,
-                acts: &self.acts,
-                tokens: start..tokens.min(start + chunk),
-                out: self.out.address(first),
-                stride: weight.rows,
-            };
-            // SAFETY: the kernel suits this host (its table was made for it), the weights hold these rows, and this
-            // thread alone writes them; `out` is `[tokens, rows]`.
-            unsafe { (self.kernel)(&rows) };
-        }
+        let whole = if weight.cut(first).is_some() { end / UNIT * UNIT } else { first };
+        self.rows(first..whole, true);
+        self.rows(whole..end, false);
         let Some(bias) = &self.bias else { return };
-        for t in 0..tokens {
-            // SAFETY: as above.
+        for t in 0..self.acts.tokens {
+            // SAFETY: this thread alone writes these rows.
             let out = unsafe { self.out.part(t * weight.rows + first, end - first) };
             out.iter_mut().zip(&bias[first..end]).for_each(|(out, &bias)| *out += bias);
+        }
+    }
+
+    /// Computes rows of one layout for all tokens.
+    fn rows(&self, range: Range<usize>, packed: bool) {
+        if range.is_empty() {
+            return;
+        }
+        let (weight, row_bytes) = (self.weight, self.weight.row_bytes());
+        let chunk = (RESIDENT_BYTES / self.acts.stride.max(1)).clamp(16, 512) / 8 * 8;
+        for start in (0..self.acts.tokens).step_by(chunk) {
+            let rows = Rows {
+                weights: &weight.bytes()[range.start * row_bytes..range.end * row_bytes],
+                row_bytes,
+                rows: range.len(),
+                cut: weight.cut(range.start),
+                acts: &self.acts,
+                tokens: start..self.acts.tokens.min(start + chunk),
+                out: self.out.address(range.start),
+                stride: weight.rows,
+            };
+            let kernel = if packed { self.kernels.packed } else { self.kernels.plain };
+            // SAFETY: the kernel suits this host (its table was made for it), the weights hold these rows, and this
+            // thread alone writes them; `out` is `[tokens, rows]`.
+            unsafe { kernel(&rows) };
         }
     }
 }

@@ -12,6 +12,7 @@ mod avx512;
 mod blocks;
 mod isa;
 mod matmul;
+mod pack;
 mod pool;
 mod probe;
 mod scalar;
@@ -21,10 +22,12 @@ mod tests;
 mod vector;
 
 pub use acts::Scratch;
+pub use pack::pack_panels;
 
 use super::profile::{Entry, Observer, Work};
 use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
-use crate::quant::{DType, dequantize};
+use crate::quant::packed::ROWS;
+use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
@@ -112,6 +115,13 @@ impl Cpu {
         self.observer.take()
     }
 
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
+    /// kernels for panels of the type and there is a whole panel, else as it is.
+    pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
+        if fits && self.table.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+    }
+
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
     pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
         let _watch = self.observer.watch(|| Work::embed(table, ids.len()));
@@ -122,7 +132,7 @@ impl Cpu {
             for t in range {
                 // SAFETY: each token's row belongs to one range.
                 let row = unsafe { out.part(t * cols, cols) };
-                dequantize(table.dtype, table.row(ids[t] as usize), row);
+                table.decode_row(ids[t] as usize, row);
             }
         });
     }

@@ -1,4 +1,4 @@
-//! The tier that runs anywhere, and the order of operations that every tier keeps, so that all of them, at any number
+//! The tier that runs anywhere, over plain rows and panels, and the order of operations that every tier keeps, so that all of them, at any number
 //! of tokens, yield the same bits:
 //!
 //! - K-quants: per block of 256 the exact integers `I = Σ s·q·a` and `C = Σ m·Σa`; then, block after block,
@@ -10,6 +10,7 @@
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{KBlock, LegacyBlock};
 use super::table::Rows;
+use crate::quant::packed::{LARGEST_BLOCK, ROWS};
 use half::f16;
 
 /// See [`quantise`].
@@ -22,12 +23,27 @@ pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRo
 /// # Safety
 /// As [`super::table::Kernel`].
 #[inline(always)]
-unsafe fn each(rows: &Rows<'_>, dot: impl Fn(&[u8], usize) -> f32) {
-    for (r, weights) in rows.weights.chunks_exact(rows.row_bytes).take(rows.rows).enumerate() {
+unsafe fn each(rows: &Rows<'_>, dot: impl Fn(usize, usize) -> f32) {
+    for r in 0..rows.rows {
         for t in rows.tokens.clone() {
             // SAFETY: the caller's word.
-            unsafe { rows.write(t, r, dot(weights, t)) };
+            unsafe { rows.write(t, r, dot(r, t)) };
         }
+    }
+}
+
+/// Calls `body` with each block of row `r`, in any layout.
+#[inline(always)]
+fn blocks(rows: &Rows<'_>, bytes: usize, r: usize, mut body: impl FnMut(usize, &[u8])) {
+    let Some(cut) = rows.cut else {
+        let row = &rows.weights[r * rows.row_bytes..][..rows.row_bytes];
+        return row.chunks_exact(bytes).enumerate().for_each(|(b, block)| body(b, block));
+    };
+    let panel = &rows.weights[r / ROWS * ROWS * rows.row_bytes..][..ROWS * rows.row_bytes];
+    let (blocks, mut buffer) = (rows.row_bytes / bytes, [0; LARGEST_BLOCK]);
+    for b in 0..blocks {
+        cut.block(panel, blocks, b, r % ROWS, &mut buffer[..bytes]);
+        body(b, &buffer[..bytes]);
     }
 }
 
@@ -37,10 +53,10 @@ unsafe fn each(rows: &Rows<'_>, dot: impl Fn(&[u8], usize) -> f32) {
 /// As [`super::table::Kernel`].
 pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
-    let dot = |weights: &[u8], t: usize| {
+    let dot = |r: usize, t: usize| {
         let (q, sums) = (&acts.q[t * acts.stride..], &acts.sums[t * acts.stride / 16..]);
         let (mut acc, mut min) = (0.0f32, 0.0f32);
-        for (b, block) in weights.chunks_exact(B::BYTES).enumerate() {
+        blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let (mut product, mut offset) = (0i32, 0i32);
             for (j, (w, a)) in parts.q.chunks_exact(16).zip(q[b * 256..].chunks_exact(16)).enumerate() {
@@ -55,7 +71,7 @@ pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
                 acc = (product as f32).mul_add(parts.d * scale, acc);
                 min = (offset as f32).mul_add(parts.dmin * scale, min);
             }
-        }
+        });
         acc - min
     };
     // SAFETY: the caller's word.
@@ -68,10 +84,10 @@ pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
 /// As [`super::table::Kernel`].
 pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
-    let dot = |weights: &[u8], t: usize| {
+    let dot = |r: usize, t: usize| {
         let q = &acts.q[t * acts.stride..];
         let (mut acc, mut min) = (0.0f32, 0.0f32);
-        for (b, block) in weights.chunks_exact(B::BYTES).enumerate() {
+        blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let signed = |w: u8| i32::from(w) - i32::from(B::OFFSET);
             let sum: i32 = parts.q.iter().zip(&q[b * 32..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
@@ -79,7 +95,7 @@ pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
             if B::MIN {
                 min = parts.m.mul_add(acts.ds[t * acts.blocks + b], min);
             }
-        }
+        });
         acc + min
     };
     // SAFETY: the caller's word.
@@ -124,7 +140,8 @@ impl Float for Bf16 {
 /// As [`super::table::Kernel`].
 pub(crate) unsafe fn float<T: Float>(rows: &Rows<'_>) {
     let acts = rows.acts;
-    let dot = |weights: &[u8], t: usize| {
+    let dot = |r: usize, t: usize| {
+        let weights = &rows.weights[r * rows.row_bytes..][..rows.row_bytes];
         let x = &acts.x[t * acts.cols..][..acts.cols];
         let mut lanes = [0.0f32; 16];
         for (w, x) in weights.chunks(16 * T::BYTES).zip(x.chunks(16)) {

@@ -7,6 +7,7 @@ use super::isa::Isa;
 use super::{avx2, avx512};
 use super::{scalar, vector};
 use crate::quant::DType;
+use crate::quant::packed::Cut;
 use std::ops::Range;
 
 /// Rows of a weight times some tokens, written to `out`.
@@ -15,8 +16,10 @@ pub(crate) struct Rows<'a> {
     pub(crate) weights: &'a [u8],
     /// Bytes of one of them.
     pub(crate) row_bytes: usize,
-    /// How many.
+    /// How many; whole panels where they are packed.
     pub(crate) rows: usize,
+    /// How their blocks are cut where they are packed.
+    pub(crate) cut: Option<Cut>,
     /// Activations in the type's [`format()`].
     pub(crate) acts: &'a Acts<'a>,
     /// Which of the tokens.
@@ -28,10 +31,10 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Address of a row.
+    /// Address of a plain row.
     #[inline(always)]
     pub(crate) fn row(&self, r: usize) -> *const u8 {
-        debug_assert!(r < self.rows);
+        debug_assert!(r < self.rows && self.cut.is_none());
         self.weights.as_ptr().wrapping_add(r * self.row_bytes)
     }
 
@@ -49,6 +52,15 @@ impl Rows<'_> {
 /// A kernel over [`Rows`]. Unsafe: the host must have the instruction set, `out` must be writable for the rows and tokens
 /// named, and `weights` must hold `rows * row_bytes` bytes.
 pub(crate) type Kernel = unsafe fn(&Rows<'_>);
+
+/// A tier's kernels for one type of weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    /// Rows one after the other.
+    pub(crate) plain: Kernel,
+    /// Whole panels; the scalar one where the tier has none.
+    pub(crate) packed: Kernel,
+}
 
 /// The form of activations that a weight type multiplies with; `None` for types without kernels.
 pub(crate) fn format(dtype: DType) -> Option<Format> {
@@ -69,6 +81,7 @@ pub(crate) struct Table {
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
     kernel: fn(DType) -> Option<Kernel>,
+    packed: fn(DType) -> Option<Kernel>,
 }
 
 impl Table {
@@ -84,15 +97,19 @@ impl Table {
             Isa::Avx2 => (avx2::quantise_row, avx2::kernel),
             _ => (scalar::quantise_row, scalar_kernel),
         };
-        Table { isa, quantise, vector, kernel }
+        Table { isa, quantise, vector, kernel, packed: |_| None }
     }
 
-    /// The kernel of a weight type.
-    pub(crate) fn kernel(&self, dtype: DType) -> Kernel {
-        match (self.kernel)(dtype).or_else(|| scalar_kernel(dtype)) {
-            Some(kernel) => kernel,
-            None => panic!("no kernel for {dtype}: a tensor of it cannot be made"),
-        }
+    /// The kernels of a weight type.
+    pub(crate) fn kernels(&self, dtype: DType) -> Kernels {
+        let Some(scalar) = scalar_kernel(dtype) else { panic!("no kernel for {dtype}: a tensor of it cannot be made") };
+        let plain = (self.kernel)(dtype).unwrap_or(scalar);
+        Kernels { plain, packed: self.packed(dtype).unwrap_or(scalar) }
+    }
+
+    /// The tier's own kernel for panels of a weight type.
+    pub(crate) fn packed(&self, dtype: DType) -> Option<Kernel> {
+        (self.packed)(dtype)
     }
 }
 

@@ -7,12 +7,11 @@ mod attention;
 pub use attention::{attention, kv_read, kv_write};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
-use crate::quant::dequantize;
 
 /// Row `i` of a weight as F32.
 pub fn decode_row(weight: &Tensor, i: usize) -> Vec<f32> {
     let mut out = vec![0.0; weight.cols];
-    dequantize(weight.dtype, weight.row(i), &mut out);
+    weight.decode_row(i, &mut out);
     out
 }
 

@@ -1,6 +1,6 @@
 //! Products: against the reference, across tiers, numbers of threads and batches.
 
-use super::{Rng, cpu, raw_tensor, tensor, tiers};
+use super::{Rng, cpu, packed, raw_tensor, tensor, tiers};
 use crate::ops::cpu::acts::Format;
 use crate::ops::cpu::isa::Isa;
 use crate::ops::cpu::table::format;
@@ -72,6 +72,7 @@ fn expected(weight: &Tensor, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
 fn check(weight: &Tensor, x: &[f32], what: &str) {
     let (want, allowed) = expected(weight, x);
     let dtype = weight.dtype;
+    let packed = (dtype.block_len() > 1).then(|| packed(weight));
     let mut first: Option<Vec<f32>> = None;
     for isa in tiers() {
         let got = run(&cpu(isa, 1), weight, x);
@@ -80,6 +81,9 @@ fn check(weight: &Tensor, x: &[f32], what: &str) {
         }
         let first = first.get_or_insert_with(|| got.clone());
         assert!(*first == got, "{what} {dtype} {isa:?}: other bits than the scalar tier");
+        if let Some(packed) = &packed {
+            assert!(*first == run(&cpu(isa, 1), packed, x), "{what} {dtype} {isa:?}: other bits when packed");
+        }
     }
 }
 
@@ -99,7 +103,7 @@ fn rows_of_an_odd_number_of_blocks() {
     let mut rng = Rng::new(2);
     for dtype in QUANTISED.into_iter().filter(|d| d.block_len() == 32) {
         for cols in [32, 96, 160, 288, 864] {
-            let weight = tensor(dtype, 9, cols, &rng.vec(9 * cols));
+            let weight = tensor(dtype, 25, cols, &rng.vec(25 * cols));
             for tokens in 1..=17 {
                 check(&weight, &rng.vec(tokens * cols), "odd");
             }
@@ -179,19 +183,24 @@ fn random_bytes_agree_across_tiers_and_do_not_crash() {
     let mut rng = Rng::new(4);
     let cols = 512;
     for dtype in all_types() {
-        let bytes: Vec<u8> = (0..11 * dtype.row_bytes(cols).unwrap()).map(|_| rng.next() as u8).collect();
+        let bytes: Vec<u8> = (0..35 * dtype.row_bytes(cols).unwrap()).map(|_| rng.next() as u8).collect();
         let weight = if dtype == DType::F32 {
             let values: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-            tensor(dtype, 11, cols, &values)
+            tensor(dtype, 35, cols, &values)
         } else {
-            raw_tensor(dtype, 11, cols, bytes)
+            raw_tensor(dtype, 35, cols, bytes)
         };
         for tokens in [1, 6] {
             let mut x = rng.vec(tokens * cols);
             x[3] = f32::NAN;
             x[300] = f32::INFINITY;
             for isa in tiers() {
-                run(&cpu(isa, 2), &weight, &x);
+                let plain = run(&cpu(isa, 2), &weight, &x);
+                if dtype.block_len() > 1 {
+                    let packed = run(&cpu(isa, 2), &packed(&weight), &x);
+                    let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                    assert!(plain.iter().zip(&packed).all(same), "{dtype} {isa:?}: other bits when packed");
+                }
             }
         }
     }
@@ -219,21 +228,22 @@ fn non_finite_activations_show_in_the_result() {
 fn batches_and_threads_do_not_change_a_bit() {
     let mut rng = Rng::new(6);
     let (rows, cols, tokens) = (75, 768, 37);
-    for dtype in all_types() {
-        let weight = tensor(dtype, rows, cols, &rng.vec(rows * cols));
-        let x = rng.vec(tokens * cols);
+    let plain: Vec<Tensor> = all_types().map(|dtype| tensor(dtype, rows, cols, &rng.vec(rows * cols))).collect();
+    let packed: Vec<Tensor> = plain.iter().filter(|w| w.dtype.block_len() > 1).map(packed).collect();
+    for weight in plain.iter().chain(&packed) {
+        let (dtype, x) = (weight.dtype, rng.vec(tokens * cols));
         for isa in tiers() {
             let alone = cpu(isa, 1);
-            let whole = run(&alone, &weight, &x);
+            let whole = run(&alone, weight, &x);
             for threads in [2, 3, 8] {
-                assert!(run(&cpu(isa, threads), &weight, &x) == whole, "{dtype} {isa:?} {threads} threads");
+                assert!(run(&cpu(isa, threads), weight, &x) == whole, "{dtype} {isa:?} {threads} threads");
             }
             for t in 0..tokens {
-                let one = run(&alone, &weight, &x[t * cols..][..cols]);
+                let one = run(&alone, weight, &x[t * cols..][..cols]);
                 assert!(one == whole[t * rows..][..rows], "{dtype} {isa:?} token {t}");
             }
             for n in [2, 3, 5, 8, 13] {
-                let part = run(&alone, &weight, &x[cols..][..n * cols]);
+                let part = run(&alone, weight, &x[cols..][..n * cols]);
                 assert!(part == whole[rows..][..n * rows], "{dtype} {isa:?} {n} tokens");
             }
         }
@@ -280,6 +290,22 @@ fn scratch_is_reused() {
         let mut out = vec![0.0; 3 * 20];
         cpu.matmul(&x, &mut [MatMul { weight: &small, bias: None, out: &mut out }], &mut scratch);
         assert_eq!(out, run(&cpu, &small, &x));
+    }
+}
+
+/// Every row of a packed matrix decodes as the plain one's, and so do lookups of embeddings.
+#[test]
+fn packed_rows_decode_alike() {
+    let mut rng = Rng::new(9);
+    for dtype in QUANTISED {
+        let weight = tensor(dtype, 37, 512, &rng.vec(37 * 512));
+        let packed = packed(&weight);
+        assert!(*weight.to_f32() == *packed.to_f32(), "{dtype}");
+        let ids = [36, 0, 31, 15, 16, 32];
+        let (mut plain, mut out) = (vec![0.0; ids.len() * 512], vec![0.0; ids.len() * 512]);
+        reference::embed(&weight, &ids, &mut plain);
+        cpu(Isa::Scalar, 2).embed(&packed, &ids, &mut out);
+        assert!(plain == out, "{dtype}");
     }
 }
 

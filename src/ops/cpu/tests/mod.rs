@@ -9,7 +9,7 @@ mod vector;
 use super::isa::{ALL, Isa};
 use super::{Cpu, Options};
 use crate::ops::Tensor;
-use crate::quant::{DType, quantize};
+use crate::quant::{self, DType, quantize};
 use std::sync::Arc;
 
 /// A small generator (xorshift*), so that failures can be repeated.
@@ -69,6 +69,13 @@ pub(super) fn raw_tensor(dtype: DType, rows: usize, cols: usize, mut bytes: Vec<
     Tensor::new("test", dtype, rows, cols, Arc::new(bytes), 1..n + 1).unwrap()
 }
 
+/// The same weight packed, at an odd address.
+pub(super) fn packed(weight: &Tensor) -> Tensor {
+    let mut bytes = vec![0; weight.bytes().len()];
+    quant::packed::pack(weight.dtype, weight.cols, weight.bytes(), &mut bytes);
+    raw_tensor(weight.dtype, weight.rows, weight.cols, bytes).packed().unwrap()
+}
+
 /// A backend with `threads` whose tier is exactly `isa`.
 pub(super) fn cpu(isa: Isa, threads: usize) -> Cpu {
     let next = ALL.iter().find(|other| **other > isa);
@@ -119,6 +126,8 @@ fn tensors_are_checked() {
     assert!(refused(DType::Q8_0, usize::MAX, usize::MAX / 32 * 32, 0..1).contains("blocks"));
     assert!(refused(DType::IQ1_S, 1, 256, 0..50).contains("IQ1_S"));
     assert!(refused(DType::Q8_K, 1, 256, 0..292).contains("Q8_K"));
+    let float = tensor(DType::F16, 32, 4, &[1.0; 128]).packed().err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(float.contains("F16 is not packed"), "{float}");
     let vector = tensor(DType::F16, 1, 3, &[1.0, 2.0, 3.0]);
     assert!(vector.as_f32().is_err());
     assert_eq!(*vector.to_f32(), [1.0, 2.0, 3.0]);
