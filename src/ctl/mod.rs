@@ -6,6 +6,7 @@ pub mod chat; // chat, complete
 pub mod cli; // the command line and its dispatch
 pub mod client; // HTTP over the Unix socket
 pub mod demo; // the whole path in one command
+pub mod doctor; // is this host fit: one line per check, without a daemon
 pub mod documents; // man pages, shell completions
 pub mod error; // what went wrong, and the exit status for it
 pub mod inspect; // what a GGUF file holds, without a daemon
@@ -14,10 +15,13 @@ pub mod models; // status, ps, health
 pub mod offline; // logits and perplexity of a file, without a daemon
 pub mod output; // tables, colours, sizes and times for people
 pub mod progress; // the bar while a model loads
+mod root; // the host's files below a root directory
 pub mod sse; // server-sent events from bytes
+mod sysctl; // kernel settings with their reasons
 pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon
 pub mod topology; // status --topology: the host drawn, without a daemon
 pub mod watch; // logs, events, reload
+mod weights; // what the configured models need, from their headers
 
 pub use cli::main;
 pub use error::Error;

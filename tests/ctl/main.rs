@@ -64,6 +64,27 @@ async fn the_topology_needs_no_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn doctor_has_a_line_per_check_and_an_exit_status() {
+    let (nowhere, root) = (Path::new("/nonexistent/omni.sock"), tempfile::tempdir().unwrap());
+    let file = root.path().join("config.toml");
+    let (root, config) = (root.path().to_str().unwrap(), file.to_str().unwrap());
+    std::fs::write(&file, "").unwrap();
+    let args = ["doctor", "--root", root, "--config", config];
+    let done = run(nowhere, &args, "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    assert!(done.out.contains("ok    gpu-driver") && done.out.contains("no GPU: CPU only\n"), "{done:?}");
+    let strict = run(nowhere, &[&args[..], &["--strict", "--json"]].concat(), "").await;
+    let report = json(&strict);
+    let warned = report["checks"].as_array().unwrap().iter().any(|check| check["level"] == "warn");
+    assert!(warned && report["level"] == "warn" && strict.code == 1 && strict.err.is_empty(), "{strict:?}");
+    std::fs::write(&file, "[daemon]\nsocket = 1\n").unwrap();
+    let done = run(nowhere, &args, "").await;
+    assert!(done.code == 1 && done.out.starts_with("fail  configuration"), "{done:?}");
+    let host = run(nowhere, &["doctor", "--config", config, "--json"], "").await;
+    assert!(json(&host)["checks"].as_array().unwrap().len() >= 18, "this host: {host:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn load_waits_until_ready() {
     let fake = Fake::start();
     let done = fake.run(&["load", "spare"]).await;

@@ -52,6 +52,12 @@ pub struct Options {
     pub pin: bool,
 }
 
+/// Instruction sets of this host that the kernels make use of, by the names of `disable_isa`, best last; empty where only
+/// the plain code runs.
+pub fn instruction_sets() -> Vec<&'static str> {
+    isa::ALL[1..].iter().filter(|isa| isa.on_host()).map(|isa| isa.name()).collect()
+}
+
 /// The CPU backend: a thread pool and the kernels chosen for this host. One operation runs at a time.
 pub struct Cpu {
     pool: Pool,
