@@ -1,18 +1,19 @@
 //! Activations as the kernels of quantised weights read them: 8-bit integers with a scale per block.
 //!
 //! ```text
-//! per token:  q    [i8; cols padded to 64]            |q| ≤ 127, padding 0
-//!             d    [f32; blocks, padded]              x ≈ d·q; blocks of 32 (legacy types) or 256 (K-quants)
-//!             sums [i16; 2 per 32 columns, padded]    Σ q over 16 columns: weight offsets and minima cost one product
-//!             ds   [f32; as d]                        d · Σ q over the block (blocks of 32 only)
+//! per 256 columns, per token (columns padded to 256, so that kernels of many tokens read on and on):
+//!             q    [i8; 256]                 |q| ≤ 127, padding 0
+//!             d    [f32; 256 / block]        x ≈ d·q; blocks of 32 (legacy types) or 256 (K-quants)
+//!             sums [i16; 16]                 Σ q over 16 columns: weight offsets and minima cost one product
+//!             ds   [f32; as d]               d · Σ q over the block (blocks of 32 only)
 //! ```
 //!
 //! Every tier quantises to the same bits: plain code in elementary operations that the compiler vectorises.
 
 use std::ops::Range;
 
-/// Columns that every row of quantised activations is padded to.
-const PAD: usize = 64;
+/// Columns of a token that lie together; rows of quantised activations are padded to whole ones.
+const RUN: usize = 256;
 /// Adding and subtracting it rounds an f32 below 2²² to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 /// A block whose largest magnitude is below counts as zero: 127 divided by it must stay finite.
@@ -52,17 +53,15 @@ pub(crate) struct Acts<'a> {
     pub(crate) tokens: usize,
     /// Columns.
     pub(crate) cols: usize,
-    /// Columns padded: distance of rows in `q`.
-    pub(crate) stride: usize,
-    /// Blocks per token, padded: distance of rows in `d` and `ds`.
-    pub(crate) blocks: usize,
+    /// Columns of a block; 0 where nothing is quantised.
+    block_len: usize,
     /// As given; `[tokens, cols]`.
     pub(crate) x: &'a [f32],
     /// 8-bit values.
     pub(crate) q: &'a [i8],
     /// Scales.
     pub(crate) d: &'a [f32],
-    /// Sums over 16 columns; rows are `stride / 16` apart.
+    /// Sums over 16 columns.
     pub(crate) sums: &'a [i16],
     /// Scaled sums over blocks of 32.
     pub(crate) ds: &'a [f32],
@@ -71,19 +70,32 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { tokens: x.len() / cols, cols, stride: cols, blocks: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { tokens: x.len() / cols, cols, block_len: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+    }
+
+    /// Where in `q` a token's column stands; 16 times where in `sums`.
+    #[inline(always)]
+    pub(crate) fn column(&self, token: usize, column: usize) -> usize {
+        (column / RUN * self.tokens + token) * RUN + column % RUN
+    }
+
+    /// Where in `d` and `ds` a token's block stands.
+    #[inline(always)]
+    pub(crate) fn block(&self, token: usize, block: usize) -> usize {
+        self.column(token, block * self.block_len) / self.block_len
     }
 
     /// Scale of one block.
+    #[inline(always)]
     pub(crate) fn scale(&self, token: usize, block: usize) -> f32 {
-        self.d[token * self.blocks + block]
+        self.d[self.block(token, block)]
     }
 }
 
-/// Quantises one token's row; one instance per tier, all with the same result.
+/// Quantises one run of a token's row; one instance per tier, all with the same result.
 pub(crate) type QuantiseRow = unsafe fn(x: &[f32], block: usize, out: &mut QuantisedRow<'_>);
 
-/// Where one token's quantised activations go.
+/// Where one run of a token's quantised activations goes.
 pub(crate) struct QuantisedRow<'a> {
     q: &'a mut [i8],
     d: &'a mut [f32],
@@ -107,24 +119,28 @@ impl Scratch {
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        grow(&mut buffer.q, tokens * stride);
-        grow(&mut buffer.d, tokens * blocks);
-        grow(&mut buffer.sums, tokens * stride / 16);
-        grow(&mut buffer.ds, tokens * blocks);
+        let (tokens, runs) = (x.len() / cols, cols.div_ceil(RUN));
+        let (n, per_run) = (tokens * runs, RUN / block);
+        grow(&mut buffer.q, n * RUN);
+        grow(&mut buffer.d, n * per_run);
+        grow(&mut buffer.sums, n * RUN / 16);
+        grow(&mut buffer.ds, n * per_run);
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
-            for t in range {
-                // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
-                unsafe {
-                    let mut out = QuantisedRow {
-                        q: q.part(t * stride, stride),
-                        d: d.part(t * blocks, blocks),
-                        sums: sums.part(t * stride / 16, stride / 16),
-                        ds: ds.part(t * blocks, blocks),
-                    };
-                    row(&x[t * cols..][..cols], block, &mut out);
+            for (t, x) in range.clone().zip(x[range.start * cols..].chunks_exact(cols)) {
+                for (i, x) in x.chunks(RUN).enumerate() {
+                    let at = i * tokens + t;
+                    // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
+                    unsafe {
+                        let mut out = QuantisedRow {
+                            q: q.part(at * RUN, RUN),
+                            d: d.part(at * per_run, per_run),
+                            sums: sums.part(at * RUN / 16, RUN / 16),
+                            ds: ds.part(at * per_run, per_run),
+                        };
+                        row(x, block, &mut out);
+                    }
                 }
             }
         });
@@ -137,8 +153,8 @@ impl Scratch {
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        Acts { tokens, cols, stride, blocks, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
+        let tokens = x.len() / cols;
+        Acts { tokens, cols, block_len: block, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
     }
 
     /// The buffer of a quantised format and its block length.
@@ -148,20 +164,6 @@ impl Scratch {
             Format::Q8x32 => Some((&mut self.x32, 32)),
             Format::Q8x256 => Some((&mut self.x256, 256)),
         }
-    }
-}
-
-/// Sizes of quantised activations.
-struct Shape {
-    tokens: usize,
-    stride: usize,
-    blocks: usize,
-}
-
-impl Shape {
-    fn new(x: &[f32], cols: usize, block: usize) -> Shape {
-        let stride = cols.next_multiple_of(PAD);
-        Shape { tokens: x.len() / cols, stride, blocks: stride.div_ceil(block) }
     }
 }
 

@@ -16,7 +16,7 @@ const CHUNK_BYTES: usize = 96 * 1024;
 /// Bytes of activations that stay in L2 while several units pass over them.
 const RESIDENT_BYTES: usize = 384 * 1024;
 /// Units a thread takes at a time when many tokens are computed.
-const CHUNK_UNITS: usize = 4;
+const CHUNK_UNITS: usize = 8;
 /// Activations that are worth quantising in parallel.
 const PARALLEL_ELEMENTS: usize = 32 * 1024;
 
@@ -105,7 +105,8 @@ impl Part<'_> {
             return;
         }
         let (weight, row_bytes) = (self.weight, self.weight.row_bytes());
-        let chunk = (RESIDENT_BYTES / self.acts.stride.max(1)).clamp(16, 512) / 8 * 8;
+        // Kernels of panels keep to the caches themselves.
+        let chunk = if packed { usize::MAX } else { (RESIDENT_BYTES / self.acts.cols.max(1)).clamp(16, 512) / 8 * 8 };
         for start in (0..self.acts.tokens).step_by(chunk) {
             let rows = Rows {
                 weights: &weight.bytes()[range.start * row_bytes..range.end * row_bytes],
@@ -113,7 +114,7 @@ impl Part<'_> {
                 rows: range.len(),
                 cut: weight.cut(range.start),
                 acts: &self.acts,
-                tokens: start..self.acts.tokens.min(start + chunk),
+                tokens: start..self.acts.tokens.min(start.saturating_add(chunk)),
                 out: self.out.address(range.start),
                 stride: weight.rows,
             };

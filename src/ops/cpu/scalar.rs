@@ -54,15 +54,15 @@ fn blocks(rows: &Rows<'_>, bytes: usize, r: usize, mut body: impl FnMut(usize, &
 pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
     let dot = |r: usize, t: usize| {
-        let (q, sums) = (&acts.q[t * acts.stride..], &acts.sums[t * acts.stride / 16..]);
         let (mut acc, mut min) = (0.0f32, 0.0f32);
         blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let (mut product, mut offset) = (0i32, 0i32);
-            for (j, (w, a)) in parts.q.chunks_exact(16).zip(q[b * 256..].chunks_exact(16)).enumerate() {
+            let at = acts.column(t, 256 * b);
+            for (j, (w, a)) in parts.q.chunks_exact(16).zip(acts.q[at..].chunks_exact(16)).enumerate() {
                 let sum: i32 = w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
                 product += i32::from(parts.s[j]) * sum;
-                offset += i32::from(parts.m[j]) * i32::from(sums[b * 16 + j]);
+                offset += i32::from(parts.m[j]) * i32::from(acts.sums[at / 16 + j]);
             }
             let scale = acts.scale(t, b);
             if B::FOLDED {
@@ -85,15 +85,15 @@ pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
 pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
     let dot = |r: usize, t: usize| {
-        let q = &acts.q[t * acts.stride..];
         let (mut acc, mut min) = (0.0f32, 0.0f32);
         blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let signed = |w: u8| i32::from(w) - i32::from(B::OFFSET);
-            let sum: i32 = parts.q.iter().zip(&q[b * 32..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
+            let sum: i32 =
+                parts.q.iter().zip(&acts.q[acts.column(t, 32 * b)..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
             acc = (sum as f32).mul_add(parts.d * acts.scale(t, b), acc);
             if B::MIN {
-                min = parts.m.mul_add(acts.ds[t * acts.blocks + b], min);
+                min = parts.m.mul_add(acts.ds[acts.block(t, b)], min);
             }
         });
         acc + min

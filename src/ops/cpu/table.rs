@@ -97,7 +97,12 @@ impl Table {
             Isa::Avx2 => (avx2::quantise_row, avx2::kernel),
             _ => (scalar::quantise_row, scalar_kernel),
         };
-        Table { isa, quantise, vector, kernel, packed: |_| None }
+        let packed: fn(DType) -> Option<Kernel> = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512::packed::kernel,
+            _ => |_| None,
+        };
+        Table { isa, quantise, vector, kernel, packed }
     }
 
     /// The kernels of a weight type.

@@ -67,7 +67,7 @@ unsafe fn eight_rows<B: KBlock>(rows: &Rows<'_>, first: usize, t: usize) -> __m2
             // SAFETY: the block is readable by the caller's word, the activations are padded to blocks.
             unsafe {
                 let parts = B::parts(std::slice::from_raw_parts(p, B::BYTES));
-                (products[i], offsets[i]) = sums(&parts, acts.q, acts.sums, t * acts.stride + b * 256);
+                (products[i], offsets[i]) = sums(&parts, acts.q, acts.sums, acts.column(t, b * 256));
                 (d[i], dmin[i]) = (parts.d * acts.scale(t, b), parts.dmin * acts.scale(t, b));
             }
         }
@@ -89,7 +89,7 @@ unsafe fn eight_tokens<B: KBlock>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
         for i in 0..N {
             let t = (t + i).min(rows.tokens.end - 1);
             // SAFETY: the activations are padded to blocks.
-            (products[i], offsets[i]) = unsafe { sums(&parts, acts.q, acts.sums, t * acts.stride + b * 256) };
+            (products[i], offsets[i]) = unsafe { sums(&parts, acts.q, acts.sums, acts.column(t, b * 256)) };
             (d[i], dmin[i]) = (parts.d * acts.scale(t, b), parts.dmin * acts.scale(t, b));
         }
         state.add::<B>(products, offsets, &d, &dmin);

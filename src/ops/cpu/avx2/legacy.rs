@@ -66,7 +66,7 @@ unsafe fn eight_rows<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m2
         let d = _mm256_mul_ps(widen(d), _mm256_set1_ps(scale));
         acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), d, acc);
         if B::MIN {
-            min = _mm256_fmadd_ps(widen(m), _mm256_set1_ps(acts.ds[t * acts.blocks + b]), min);
+            min = _mm256_fmadd_ps(widen(m), _mm256_set1_ps(acts.ds[acts.block(t, b)]), min);
         }
     }
     _mm256_add_ps(acc, min)
@@ -90,7 +90,7 @@ unsafe fn eight_tokens<B: Unpack>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
             let t = (t + i).min(rows.tokens.end - 1);
             // SAFETY: the activations are padded to blocks.
             sums[i] = unsafe { product::<B>(w, acts, t, b) };
-            (d[i], ds[i]) = (scale * acts.scale(t, b), acts.ds[t * acts.blocks + b]);
+            (d[i], ds[i]) = (scale * acts.scale(t, b), acts.ds[acts.block(t, b)]);
         }
         acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), gather(&d), acc);
         if B::MIN {
@@ -104,7 +104,7 @@ unsafe fn eight_tokens<B: Unpack>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn product<B: LegacyBlock>(w: __m256i, acts: &Acts<'_>, t: usize, b: usize) -> __m256i {
-    let at = t * acts.stride + 32 * b;
+    let at = acts.column(t, 32 * b);
     // SAFETY: activations are padded to blocks.
     let a = unsafe { _mm256_loadu_si256(acts.q.as_ptr().add(at).cast()) };
     let ones = _mm256_set1_epi16(1);

@@ -76,12 +76,12 @@ unsafe fn gemv<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     for b in 0..acts.cols / 256 {
         // SAFETY: the activations are padded to whole blocks, the rows hold `cols / 256` blocks.
         unsafe {
-            let a = acts.q.as_ptr().add(t * acts.stride + b * 256).cast::<u8>();
+            let a = acts.q.as_ptr().add(acts.column(t, b * 256)).cast::<u8>();
             let a: [__m512i; 4] = std::array::from_fn(|i| {
                 let [low, high] = B::GROUPS[i];
                 super::load_halves(a.add(32 * low), a.add(32 * high))
             });
-            let sums = _mm256_loadu_si256(acts.sums.as_ptr().add((t * acts.stride + b * 256) / 16).cast());
+            let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(acts.column(t, b * 256) / 16).cast());
             let block = |i: usize| start[i].add(b * B::BYTES);
             let (mut products, mut offsets) = ([zero; R], [_mm256_setzero_si256(); R]);
             for i in 0..R {

@@ -4,6 +4,7 @@ pub(super) mod attention;
 mod float;
 mod kquants;
 mod legacy;
+pub(super) mod packed;
 mod tile;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
