@@ -12,7 +12,7 @@ mod tests;
 pub use crate::gguf::Metadata;
 pub use crate::sys::memory::{Mapping, huge_page_bytes};
 pub use error::Error;
-pub use source::Source;
+pub use source::{Fill, Source};
 
 use crate::gguf::TensorInfo;
 use crate::model::Model;

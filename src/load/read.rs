@@ -3,7 +3,7 @@
 //! wait for them as long as they keep up, and the buffers are few.
 
 use super::jobs::{self, CHUNK, Job, Piece, Place, Placed, SECTOR};
-use super::source::Part;
+use super::source::{Made, Part};
 use super::{Error, Mapping, Method, Progress, Source};
 use crate::ops::cpu::pack_panels;
 use crate::sys::uring::{Read, Ring};
@@ -37,7 +37,7 @@ pub(super) fn read_all(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), Error> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let direct = source.parts.iter().all(|part| part.direct.is_some());
+    let direct = source.made.is_none() && source.parts.iter().all(|part| part.direct.is_some());
     let ring = if direct && source.ring { Ring::new(DEPTH).ok() } else { None };
     let (method, workers, buffers) = match (&ring, direct) {
         (Some(_), _) => (Method::Ring, cpus.min(WORKERS), DEPTH + cpus.min(WORKERS)),
@@ -217,6 +217,9 @@ impl<'s> Load<'s> {
 
     /// Reads a job from this thread.
     fn read(&self, mut job: Job<'_>, buffer: &mut [u8]) -> Report {
+        if let Some(made) = &self.source.made {
+            return Ok(self.make(made, job, buffer));
+        }
         if let Some(file) = self.direct(job.file) {
             let sectors = job.sectors();
             let len = (sectors.end - sectors.start) as usize;
@@ -247,6 +250,21 @@ impl<'s> Load<'s> {
             }
         }
         Ok(bytes)
+    }
+
+    /// Makes the bytes of a job that is on no disk.
+    fn make(&self, made: &Made, mut job: Job<'_>, buffer: &mut [u8]) -> u64 {
+        let bytes = job.bytes();
+        for piece in job.place.pieces_mut() {
+            let len = piece.target.len();
+            if self.tensors[piece.tensor].panel.is_some() {
+                (made.fill)(piece.offset, &mut buffer[..len]);
+                self.put(piece, &buffer[..len]);
+            } else {
+                (made.fill)(piece.offset, piece.target);
+            }
+        }
+        bytes
     }
 
     /// Puts the bytes of a job to their place; `buffer` holds its sectors. Yields their number.
