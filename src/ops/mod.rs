@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod kv;
+pub mod profile;
 pub mod reference;
 mod rope;
 mod tensor;
@@ -169,6 +170,15 @@ impl Attention<'_> {
         let positions: u64 =
             self.seqs.iter().map(|s| (s.start + s.rows - visible_from(s.start, self.window)) as u64).sum();
         positions * per_position + f32_bytes(self.q.len() + self.out.len())
+    }
+
+    /// Multiplications and additions of scores and weighted values.
+    pub fn operations(&self) -> u64 {
+        let shape = &self.kv.shape;
+        let seen = |s: &SeqSlice<'_>| -> u64 {
+            (s.start..s.start + s.rows).map(|p| (p + 1 - visible_from(p, self.window)) as u64).sum()
+        };
+        2 * (self.heads * (shape.key_dim + shape.value_dim)) as u64 * self.seqs.iter().map(seen).sum::<u64>()
     }
 
     /// Panics with the numbers when the arguments do not fit together.
