@@ -10,6 +10,9 @@
 //! ```
 //! so a block's `p` do not depend on what came before, and lie between 0 and 1.
 
+// Register tiles: the same index walks arrays and addresses.
+#![allow(clippy::needless_range_loop)]
+
 use super::lanes::Lanes;
 use super::queries::Queries;
 use crate::ops::KV_BLOCK;

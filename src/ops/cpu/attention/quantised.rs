@@ -4,6 +4,9 @@
 //! load. Values: `p · d` of a token is rounded to 16 bits relative to the largest `d` of the 32 tokens, and multiplies
 //! pairs of tokens; what the rounding costs is 2⁻¹⁶ of the block's largest weight.
 
+// Register tiles: the same index walks arrays and addresses.
+#![allow(clippy::needless_range_loop)]
+
 use super::kernels::{Weights, for_count, side_by_side, tiles};
 use super::lanes::Lanes;
 use super::queries::Queries;
