@@ -7,8 +7,8 @@ use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use super::{scalar, vector};
-use crate::quant::DType;
-use crate::quant::packed::Cut;
+use crate::quant::packed::{Cut, ROWS};
+use crate::quant::{DType, Layout};
 use std::ops::Range;
 
 /// Rows of a weight times some tokens, written to `out`.
@@ -114,6 +114,12 @@ impl Table {
         let Some(scalar) = scalar_kernel(dtype) else { panic!("no kernel for {dtype}: a tensor of it cannot be made") };
         let plain = (self.kernel)(dtype).unwrap_or(scalar);
         Kernels { plain, packed: self.packed(dtype).unwrap_or(scalar) }
+    }
+
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out.
+    pub(crate) fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
+        if fits && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
     }
 
     /// The tier's own kernel for panels of a weight type.
