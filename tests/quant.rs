@@ -266,7 +266,10 @@ proptest! {
         let scale = 10f32.powi(exponent);
         let x: Vec<f32> = normal(256, seed).iter().map(|v| v * scale).collect();
         let top = x.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
-        for (dtype, steps) in [(DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_1, 15.0), (DType::Q4_K, 6.0), (DType::Q6_K, 24.0)] {
+        let classic = [(DType::Q8_0, 127.0), (DType::Q4_0, 8.0), (DType::Q5_1, 15.0), (DType::Q4_K, 6.0), (DType::Q6_K, 24.0)];
+        // The coarsest step of IQ4 is 24 of 113; MXFP4 clips 8 to 6.
+        let later = [(DType::IQ4_NL, 6.0), (DType::IQ4_XS, 6.0), (DType::TQ1_0, 1.9), (DType::TQ2_0, 1.9), (DType::MXFP4, 3.9)];
+        for (dtype, steps) in classic.into_iter().chain(later) {
             for (a, b) in x.iter().zip(round_trip(dtype, &x)) {
                 prop_assert!((a - b).abs() <= top / steps * 1.01 + 1e-7, "{}: {} became {}, largest {}", dtype, a, b, top);
             }

@@ -29,18 +29,28 @@ pub fn e8m0_half(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }
 
+/// Halves of the E4M3 numbers without sign.
+static E4M3_HALVES: [f32; 256] = {
+    let (mut halves, mut byte) = ([0.0; 256], 0);
+    while byte < 256 {
+        let (exponent, mantissa) = (byte as u32 >> 3 & 15, byte as u32 & 7);
+        halves[byte] = if byte == 0x7f {
+            0.0
+        } else if exponent == 0 {
+            mantissa as f32 / 1024.0
+        } else {
+            // The exponent's bias 7 becomes F32's 127, one less for the half.
+            f32::from_bits((exponent + 119) << 23 | mantissa << 20)
+        };
+        byte += 1;
+    }
+    halves
+};
+
 /// Half of an E4M3 number without sign.
 #[inline(always)]
 pub fn e4m3_half(byte: u8) -> f32 {
-    let (exponent, mantissa) = (u32::from(byte >> 3 & 15), u32::from(byte & 7));
-    if byte == 0x7f {
-        0.0
-    } else if exponent == 0 {
-        mantissa as f32 / 1024.0
-    } else {
-        // The exponent's bias 7 becomes F32's 127, one less for the half.
-        f32::from_bits((exponent + 119) << 23 | mantissa << 20)
-    }
+    E4M3_HALVES[usize::from(byte)]
 }
 
 /// Scale of an MXFP4 block.

@@ -132,20 +132,29 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     acc
 }
 
-/// Points of eight times eight elements. Indices count below `N`, a power of two.
+/// Points of eight times eight elements. Read as floats: those are put side by side by one instruction each.
+///
+/// # Safety
+/// Indices are below `N`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn eight<const N: usize>(points: &[u64; N], index: [usize; 8]) -> __m512i {
-    let [a, b, c, d, e, f, g, h] = index.map(|i| points[i & (N - 1)] as i64);
-    _mm512_setr_epi64(a, b, c, d, e, f, g, h)
+unsafe fn eight<const N: usize>(points: &[u64; N], index: [usize; 8]) -> __m512i {
+    // SAFETY: the caller's word; any bits are a number.
+    let [a, b, c, d, e, f, g, h] = index.map(|i| unsafe { *points.as_ptr().add(i).cast::<f64>() });
+    _mm512_castpd_si512(_mm512_setr_pd(a, b, c, d, e, f, g, h))
 }
 
-/// Points of sixteen times four elements. Indices count below `N`, a power of two.
+/// Points of sixteen times four elements, as [`eight`].
+///
+/// # Safety
+/// Indices are below `N`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sixteen<const N: usize>(points: &[u32; N], index: [usize; 16]) -> __m512i {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = index.map(|i| points[i & (N - 1)] as i32);
-    _mm512_setr_epi32(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+unsafe fn sixteen<const N: usize>(points: &[u32; N], index: [usize; 16]) -> __m512i {
+    // SAFETY: the caller's word; any bits are a number.
+    let v = index.map(|i| unsafe { *points.as_ptr().add(i).cast::<f32>() });
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v;
+    _mm512_castps_si512(_mm512_setr_ps(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
 }
 
 /// Bytes from `p` on as indices, `gap` bytes left out after every four.
@@ -156,6 +165,16 @@ fn sixteen<const N: usize>(points: &[u32; N], index: [usize; 16]) -> __m512i {
 unsafe fn bytes<const N: usize>(p: *const u8, gap: usize) -> [usize; N] {
     // SAFETY: the caller's word.
     std::array::from_fn(|k| usize::from(unsafe { *p.add(k + k / 4 * gap) }))
+}
+
+/// The low nine bits of eight words from `p` on as indices.
+///
+/// # Safety
+/// 16 bytes are readable.
+#[inline(always)]
+unsafe fn nine_bits(p: *const u8) -> [usize; 8] {
+    // SAFETY: the caller's word.
+    std::array::from_fn(|k| usize::from(unsafe { p.cast::<u16>().add(k).read_unaligned() } & 511))
 }
 
 /// `N` words from word `at` on as indices.
@@ -248,8 +267,8 @@ impl Codebook for Iq2Xxs {
         // SAFETY: within the block of 66 bytes: eight groups of 8, four indices first.
         let x = unsafe { load(p.add(2)) };
         let (minus, s) = signs_and_scales(_mm512_cvtepi64_epi32(_mm512_srli_epi64(x, 32)));
-        // SAFETY: as above.
-        let q = |c: usize| eight(&codebook::IQ2_XXS, unsafe { bytes(p.add(2 + 16 * c), 4) });
+        // SAFETY: as above; a byte is below 256.
+        let q = |c: usize| unsafe { eight(&codebook::IQ2_XXS, bytes(p.add(2 + 16 * c), 4)) };
         Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
@@ -263,9 +282,8 @@ impl Codebook for Iq2Xs {
         // SAFETY: within the block of 74 bytes.
         let (x, s) = unsafe { (load(p.add(2)), odd_nibbles(p.add(66))) };
         let minus = masks(even(_mm512_cvtepi16_epi8(_mm512_srli_epi16(x, 9))));
-        // The signs above an index are masked.
-        let words = words(x);
-        let q = |c: usize| eight(&codebook::IQ2_XS, part(&words, 8 * c));
+        // SAFETY: as above; indices are below 512.
+        let q = |c: usize| unsafe { eight(&codebook::IQ2_XS, nine_bits(p.add(2 + 16 * c))) };
         Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
@@ -281,6 +299,7 @@ impl Codebook for Iq2S {
             let high = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(p.add(66).cast::<i64>().read_unaligned()));
             let index = indices(p.add(2), fan::<2>(high), 3);
             let minus = masks(_mm256_loadu_si256(p.add(34).cast()));
+            // A byte and two bits more are below 1024.
             let q = |c: usize| eight(&codebook::IQ2_S, part(&index, 8 * c));
             Points { q: [q(0), q(1), q(2), q(3)], minus, s: odd_nibbles(p.add(74)) }
         }
@@ -295,8 +314,8 @@ impl Codebook for Iq3Xxs {
     unsafe fn points(p: *const u8) -> Points {
         // SAFETY: within the block of 98 bytes.
         let (minus, s) = signs_and_scales(unsafe { _mm256_loadu_si256(p.add(66).cast()) });
-        // SAFETY: as above.
-        let q = |c: usize| sixteen(&codebook::IQ3_XXS, unsafe { bytes(p.add(2 + 16 * c), 0) });
+        // SAFETY: as above; a byte is below 256.
+        let q = |c: usize| unsafe { sixteen(&codebook::IQ3_XXS, bytes(p.add(2 + 16 * c), 0)) };
         Points { q: [q(0), q(1), q(2), q(3)], minus, s }
     }
 }
@@ -322,6 +341,7 @@ impl Codebook for Iq3S {
             let nibbles = _mm_and_si128(_mm_or_si128(x, _mm_slli_epi16(x, 4)), _mm_set1_epi8(15));
             let s = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(nibbles, nibbles));
             let s = _mm256_or_si256(_mm256_add_epi16(s, s), _mm256_set1_epi16(1));
+            // A byte and a bit more are below 512.
             let q = |c: usize| sixteen(&codebook::IQ3_S, part(&index[c / 2], 16 * (c % 2)));
             Points { q: [q(0), q(1), q(2), q(3)], minus, s }
         }
@@ -329,14 +349,19 @@ impl Codebook for Iq3S {
 }
 
 /// IQ1's elements in eighths from its points' indices and the runs of eight whose eighth is subtracted.
+///
+/// # Safety
+/// Indices are below 2048.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn eighths(index: &[u16; 32], minus: __mmask32) -> ([__m512i; 4], [__mmask64; 4]) {
+unsafe fn eighths(index: &[u16; 32], minus: __mmask32) -> ([__m512i; 4], [__mmask64; 4]) {
     // A point is 1 above its value: 8·(point - 1) ± 1.
     let (up, down) = (_mm512_set1_epi8(-7), _mm512_set1_epi8(-9));
     let eighth = |c: usize| {
         let eighth = _mm512_mask_blend_epi64((minus >> (8 * c)) as __mmask8, up, down);
-        _mm512_add_epi8(_mm512_slli_epi16(eight(&codebook::IQ1, part(index, 8 * c)), 3), eighth)
+        // SAFETY: the caller's word.
+        let points = unsafe { eight(&codebook::IQ1, part(index, 8 * c)) };
+        _mm512_add_epi8(_mm512_slli_epi16(points, 3), eighth)
     };
     let q = [eighth(0), eighth(1), eighth(2), eighth(3)];
     (q.map(|q| _mm512_abs_epi8(q)), q.map(|q| _mm512_movepi8_mask(q)))
