@@ -157,8 +157,13 @@ pub fn kv_bytes_per_token(model: &Hparams, element_bytes: usize) -> u64 {
 pub fn scratch_bytes(model: &Hparams, rows: usize, logit_rows: usize) -> u64 {
     let attention =
         model.heads * (model.key_dim + model.value_dim) + model.kv_heads * (model.key_dim + model.value_dim);
-    let widest = model.d_ff.max(model.d_model).max(model.heads * model.value_dim);
-    let per_row = 2 * model.d_model + attention + 2 * model.d_ff + model.rope.dims + widest;
+    let routing = model.routing;
+    let dense = model.d_ff.max(routing.map_or(0, |r| r.shared_d_ff));
+    // Each row passes through `used` experts; their inputs are gathered. Scores, choices, shared experts' output.
+    let routed =
+        routing.map_or(0, |r| r.used * (2 * r.d_ff + 2 * model.d_model + r.d_ff + 4) + r.experts + model.d_model + 1);
+    let widest = dense.max(model.d_model).max(model.heads * model.value_dim);
+    let per_row = 2 * model.d_model + attention + 2 * dense + model.rope.dims + widest + routed;
     let per_logit_row = model.d_model + model.vocab;
     // The sampler's candidates take three words per token of the vocabulary.
     let activations = (rows as u64).saturating_mul(per_row as u64);

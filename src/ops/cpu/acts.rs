@@ -34,6 +34,16 @@ pub(crate) enum Format {
 pub struct Scratch {
     x32: Buffer,
     x256: Buffer,
+    /// Rows in another order.
+    gathered: Gathered,
+}
+
+/// Activations whose rows were gathered, in each format.
+#[derive(Default)]
+struct Gathered {
+    x: Vec<f32>,
+    x32: Buffer,
+    x256: Buffer,
 }
 
 /// One format's buffers.
@@ -48,8 +58,6 @@ struct Buffer {
 /// The activations of a batch in one format.
 #[derive(Clone, Copy)]
 pub(crate) struct Acts<'a> {
-    /// Rows.
-    pub(crate) tokens: usize,
     /// Columns.
     pub(crate) cols: usize,
     /// Columns padded: distance of rows in `q`.
@@ -71,7 +79,7 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { tokens: x.len() / cols, cols, stride: cols, blocks: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { cols, stride: cols, blocks: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
     }
 
     /// Scale of one block.
@@ -108,10 +116,7 @@ impl Scratch {
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
         let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        grow(&mut buffer.q, tokens * stride);
-        grow(&mut buffer.d, tokens * blocks);
-        grow(&mut buffer.sums, tokens * stride / 16);
-        grow(&mut buffer.ds, tokens * blocks);
+        buffer.reserve(tokens, stride, blocks);
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
@@ -137,8 +142,36 @@ impl Scratch {
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        Acts { tokens, cols, stride, blocks, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
+        buffer.acts(x, cols, block)
+    }
+
+    /// Gathers rows of `x`, or of what [`Scratch::quantise`] made of it: row `i` of the result is row `rows[i]`.
+    pub(crate) fn gather(&mut self, x: &[f32], cols: usize, format: Format, rows: &[u32]) {
+        let (from, to, block) = match format {
+            Format::Float => {
+                let to = &mut self.gathered.x;
+                grow(to, rows.len() * cols);
+                return copy_rows(x, to, cols, rows);
+            }
+            Format::Q8x32 => (&self.x32, &mut self.gathered.x32, 32),
+            Format::Q8x256 => (&self.x256, &mut self.gathered.x256, 256),
+        };
+        let Shape { stride, blocks, .. } = Shape::new(x, cols, block);
+        to.reserve(rows.len(), stride, blocks);
+        copy_rows(&from.q, &mut to.q, stride, rows);
+        copy_rows(&from.d, &mut to.d, blocks, rows);
+        copy_rows(&from.sums, &mut to.sums, stride / 16, rows);
+        copy_rows(&from.ds, &mut to.ds, blocks, rows);
+    }
+
+    /// What [`Scratch::gather`] made of `tokens` rows.
+    pub(crate) fn gathered(&self, tokens: usize, cols: usize, format: Format) -> Acts<'_> {
+        let (buffer, block) = match format {
+            Format::Float => return Acts::float(&self.gathered.x[..tokens * cols], cols),
+            Format::Q8x32 => (&self.gathered.x32, 32),
+            Format::Q8x256 => (&self.gathered.x256, 256),
+        };
+        buffer.acts(&[], cols, block)
     }
 
     /// The buffer of a quantised format and its block length.
@@ -148,6 +181,29 @@ impl Scratch {
             Format::Q8x32 => Some((&mut self.x32, 32)),
             Format::Q8x256 => Some((&mut self.x256, 256)),
         }
+    }
+}
+
+impl Buffer {
+    /// Makes room.
+    fn reserve(&mut self, tokens: usize, stride: usize, blocks: usize) {
+        grow(&mut self.q, tokens * stride);
+        grow(&mut self.d, tokens * blocks);
+        grow(&mut self.sums, tokens * stride / 16);
+        grow(&mut self.ds, tokens * blocks);
+    }
+
+    fn acts<'a>(&'a self, x: &'a [f32], cols: usize, block: usize) -> Acts<'a> {
+        let stride = cols.next_multiple_of(PAD);
+        let blocks = stride.div_ceil(block);
+        Acts { cols, stride, blocks, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
+    }
+}
+
+/// Copies rows of `width` elements.
+fn copy_rows<T: Copy>(from: &[T], to: &mut [T], width: usize, rows: &[u32]) {
+    for (to, &row) in to.chunks_exact_mut(width).zip(rows) {
+        to.copy_from_slice(&from[row as usize * width..][..width]);
     }
 }
 
@@ -173,6 +229,7 @@ fn grow<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) {
 }
 
 /// A slice that several threads write disjoint parts of.
+#[derive(Clone, Copy)]
 pub(crate) struct Parts<T> {
     start: *mut T,
     len: usize,

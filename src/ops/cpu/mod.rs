@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+mod experts;
 mod isa;
 mod matmul;
 mod pack;
@@ -23,7 +24,10 @@ mod vector;
 pub use acts::Scratch;
 pub use pack::pack_panels;
 
-use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
+use super::{
+    Attention, Error, ExpertInput, ExpertMatMul, KvLayer, MatMul, RopeAngles, RopeTable, RouteRule, Routes, SeqSlice,
+    Tensor, check_seq,
+};
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
@@ -150,6 +154,63 @@ impl Cpu {
     /// region.
     pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch) {
         matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
+    }
+
+    /// Chooses each row's experts by its `scores` `[rows, experts]`, which are used up. `bias` `[experts]` is added for the
+    /// choice alone.
+    pub fn route(&self, scores: &mut [f32], bias: Option<&Tensor>, rule: &RouteRule, routes: &mut Routes) {
+        let rows = scores.len() / rule.experts;
+        assert_eq!(scores.len(), rows * rule.experts, "scores are not [rows, {}]", rule.experts);
+        let bias = bias.map(Tensor::to_f32);
+        assert!(bias.as_ref().is_none_or(|b| b.len() == rule.experts), "the bias is not [{}]", rule.experts);
+        routes.reset(rule, rows);
+        let (scores, chosen) = (Parts::new(scores), Parts::new(&mut routes.chosen));
+        let weights = Parts::new(&mut routes.weights);
+        self.each(rows, 16 * rule.experts, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let (scores, chosen, weights) = unsafe {
+                    let at = row * rule.used;
+                    (
+                        scores.part(row * rule.experts, rule.experts),
+                        chosen.part(at, rule.used),
+                        weights.part(at, rule.used),
+                    )
+                };
+                rule.choose(scores, bias.as_deref(), chosen, weights);
+            }
+        });
+        routes.group(rule.experts);
+    }
+
+    /// All `jobs` over the same activations, each pair's row with its expert's matrix. All active experts of all jobs are
+    /// one parallel region.
+    pub fn expert_matmul(
+        &self,
+        x: ExpertInput<'_>,
+        routes: &Routes,
+        jobs: &mut [ExpertMatMul<'_>],
+        scratch: &mut Scratch,
+    ) {
+        experts::expert_matmul(x, routes, jobs, scratch, &self.table, &self.pool);
+    }
+
+    /// `out[row] = Σ weight · x[pair]` over the row's pairs, best first; `x` `[pairs, cols]`, `out` `[rows, cols]`.
+    pub fn combine(&self, x: &[f32], routes: &Routes, out: &mut [f32]) {
+        let rows = routes.batch();
+        let cols = out.len() / rows.max(1);
+        assert!(out.len() == rows * cols && x.len() == routes.len() * cols, "x is not [pairs, {cols}]");
+        let out = Parts::new(out);
+        self.each(rows, cols, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let out = unsafe { out.part(row * cols, cols) };
+                out.fill(0.0);
+                for (pair, weight) in routes.of_row(row) {
+                    out.iter_mut().zip(&x[pair * cols..][..cols]).for_each(|(out, x)| *out += weight * x);
+                }
+            }
+        });
     }
 
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
