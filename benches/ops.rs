@@ -2,14 +2,14 @@
 //! probed in the same minute with the same threads.
 //!
 //! ```text
-//! cargo bench --bench ops -- [--threads N] [--rounds N] [--tokens N] [--tier NAME] [--type NAME] [--attention]
+//! cargo bench --bench ops -- [--threads N] [--rounds N] [--tokens N] [--tier NAME] [--type NAME] [--plain] [--attention]
 //! ```
-//! Decoding walks over more weights than any cache holds; each matrix counts with its best time of several rounds, in
+//! Each tier computes in the layout it asks for, packed or plain; `--plain` keeps GGUF's. Decoding walks over more weights than any cache holds; each matrix counts with its best time of several rounds, in
 //! which the tiers take turns, and so does each slice of the bandwidth probe. Compare ratios, not machines. Records: `benches/records/`.
 
 use omni_inferd::ops::cpu::{Cpu, Options, Scratch};
 use omni_inferd::ops::{Attention, KvLayer, KvShape, MatMul, SeqSlice, Tensor};
-use omni_inferd::quant::DType;
+use omni_inferd::quant::{DType, Layout};
 use std::hint::black_box;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
 const FOOTPRINT: usize = 256 << 20;
 /// Rows of the matrices that many tokens are multiplied with: few, so that a round fits between two interruptions.
 const PREFILL_ROWS: usize = 512;
-const TYPES: [DType; 13] = [
+const TYPES: [DType; 26] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
@@ -31,6 +31,19 @@ const TYPES: [DType; 13] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
     DType::F16,
     DType::BF16,
     DType::F32,
@@ -42,6 +55,7 @@ struct Settings {
     tokens: usize,
     tier: Option<String>,
     dtype: Option<String>,
+    plain: bool,
     attention: bool,
 }
 
@@ -55,10 +69,17 @@ fn main() {
         tiers.iter().for_each(|cpu| attention(cpu, settings.rounds));
         return;
     }
-    println!("{:<28} {:>8} {:>8} {:>10}   ({} tokens)", "kernel", "GB/s", "of read", "GOP/s", settings.tokens);
+    println!("{:<33} {:>8} {:>8} {:>10}   ({} tokens)", "kernel", "GB/s", "of read", "GOP/s", settings.tokens);
     for dtype in TYPES {
         if settings.dtype.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(dtype.name())) {
-            products(&tiers, dtype, &settings, limit);
+            for layout in [Layout::Packed, Layout::Plain] {
+                let wants =
+                    |cpu: &&Cpu| if settings.plain { Layout::Plain } else { cpu.layout(dtype, 16, 256) } == layout;
+                let tiers: Vec<&Cpu> = tiers.iter().filter(wants).collect();
+                if !tiers.is_empty() {
+                    products(&tiers, dtype, layout, &settings, limit);
+                }
+            }
         }
     }
 }
@@ -73,6 +94,7 @@ fn settings() -> Settings {
         tokens: number("--tokens").unwrap_or(64),
         tier: value("--tier"),
         dtype: value("--type"),
+        plain: args.iter().any(|a| a == "--plain"),
         attention: args.iter().any(|a| a == "--attention"),
     }
 }
@@ -136,34 +158,38 @@ fn best(rounds: usize, mut f: impl FnMut()) -> Duration {
 }
 
 /// Random blocks; factors small so that sums stay finite.
-fn weights(dtype: DType, rows: usize, cols: usize) -> Tensor {
+fn weights(dtype: DType, layout: Layout, rows: usize, cols: usize) -> Tensor {
     let n = dtype.row_bytes(cols).map_or(0, |row| row * rows);
+    // The IQ types' codebooks are to be met with any index: only the factor, which is at the start of most, is small.
+    let small = if dtype.has_encoder() { usize::MAX } else { 2 };
     let mut state = 1u64;
     let mut bytes: Vec<u8> = (0..n)
-        .map(|_| {
+        .map(|i| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8 & 0x3b
+            (state >> 56) as u8 & if i % dtype.block_bytes() < small { 0x3b } else { 0xff }
         })
         .collect();
-    let offset = bytes.as_ptr().align_offset(4);
+    let offset = bytes.as_ptr().align_offset(64);
     bytes.splice(0..0, std::iter::repeat_n(0, offset));
-    match Tensor::new("bench", dtype, rows, cols, Arc::new(bytes), offset..offset + n) {
+    let tensor = Tensor::new("bench", dtype, rows, cols, Arc::new(bytes), offset..offset + n);
+    // Random bytes are as good in any order, but for the factors, which stay small in both.
+    match if layout == Layout::Packed { tensor.and_then(Tensor::packed) } else { tensor } {
         Ok(tensor) => tensor,
         Err(error) => panic!("{error}"),
     }
 }
 
 /// Decoding over many matrices, then part of a matrix times many tokens.
-fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
+fn products(tiers: &[&Cpu], dtype: DType, layout: Layout, settings: &Settings, limit: f64) {
     let mut prefill = vec![0.0f64; tiers.len()];
     let mut bytes = 0;
     let sets: Vec<Vec<Tensor>> = SHAPES
         .iter()
         .map(|&(rows, cols)| {
-            let one = weights(dtype, rows, cols);
+            let one = weights(dtype, layout, rows, cols);
             let copies = (FOOTPRINT / 2 / one.bytes().len()).max(1);
             bytes += copies * one.bytes().len();
-            (0..copies).map(|i| if i == 0 { one.clone() } else { weights(dtype, rows, cols) }).collect()
+            (0..copies).map(|i| if i == 0 { one.clone() } else { weights(dtype, layout, rows, cols) }).collect()
         })
         .collect();
     let mut scratch = Scratch::new();
@@ -180,7 +206,7 @@ fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
         }
     }
     for (_, cols) in SHAPES {
-        let weight = &weights(dtype, PREFILL_ROWS, cols);
+        let weight = &weights(dtype, layout, PREFILL_ROWS, cols);
         let x: Vec<f32> = (0..cols * settings.tokens).map(|i| (i % 251) as f32 - 125.0).collect();
         let mut out = vec![0.0; PREFILL_ROWS * settings.tokens];
         for _ in 0..4 * settings.rounds {
@@ -196,11 +222,12 @@ fn products(tiers: &[Cpu], dtype: DType, settings: &Settings, limit: f64) {
         let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
         let acts = match dtype.block_len() {
             1 => "f32",
-            32 => "q8",
+            32 | 64 => "q8",
             _ => "q8k",
         };
-        let name = format!("gem{{v,m}}_{}_{acts}_{}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());
-        println!("{name:<28} {rate:>8.1} {:>7.0}% {:>10.0}", 100.0 * rate / limit, prefill[i]);
+        let plain = if layout == Layout::Plain && dtype.block_len() > 1 { "_plain" } else { "" };
+        let name = format!("gem{{v,m}}_{}_{acts}_{}{plain}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());
+        println!("{name:<33} {rate:>8.1} {:>7.0}% {:>10.0}", 100.0 * rate / limit, prefill[i]);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{chat, demo, documents, inspect, load, models, offline, textcmds, watch};
+use super::{bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, tune, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum DaemonCommand {
     /// Show the daemon and every model it knows
-    Status,
+    Status(models::StatusArgs),
     /// Show the models that have a process: memory, speed, requests
     Ps,
     /// Load a model by id, or a GGUF file, and wait until it is ready
@@ -88,8 +88,12 @@ pub enum FileCommand {
     ParseChat(textcmds::ParseChat),
     /// Write the logits of a token sequence as a NumPy file
     Logits(offline::LogitsArgs),
-    /// Measure a file's tokens per second, or the perplexity of a text
-    Bench(offline::BenchArgs),
+    /// Measure speed: of a file, of a known shape, or all goals against the limits of this host
+    Bench(Box<bench::BenchArgs>),
+    /// Examine the host and the configuration: what was found, why it matters, what to do
+    Doctor(doctor::Doctor),
+    /// Show which settings of the host should change and why; change them, take them back
+    Tune(tune::Tune),
     /// Print a completion script for a shell
     Completions(documents::Completions),
     /// Write the man pages
@@ -110,6 +114,7 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
     let out = Output::new(cli.global.json, cli.global.color);
     let done = match cli.command {
         Command::File(command) => on_file(command, others, out),
+        Command::Daemon(DaemonCommand::Status(args)) if args.topology => topology::show(out),
         Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),
     };
     match done {
@@ -140,7 +145,7 @@ fn report(error: &Error) -> ExitCode {
 async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Output) -> Result<(), Error> {
     let client = Client::new(socket.unwrap_or_else(crate::config::client_socket));
     match command {
-        DaemonCommand::Status => models::status(&client, out).await,
+        DaemonCommand::Status(_) => models::status(&client, out).await,
         DaemonCommand::Ps => models::ps(&client, out).await,
         DaemonCommand::Load(args) => load::load(&client, args, out).await,
         DaemonCommand::Unload(args) => load::unload(&client, args, out).await,
@@ -163,8 +168,17 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
         FileCommand::Detokenize(args) => args.run(input(), output())?,
         FileCommand::Render(args) => args.run(input(), output())?,
         FileCommand::ParseChat(args) => args.run(input(), output())?,
-        FileCommand::Logits(args) => offline::run_logits(&args)?,
-        FileCommand::Bench(args) => offline::run_bench(&args)?,
+        FileCommand::Logits(args) => {
+            let written = offline::run_logits(&args)?;
+            let [tokens, vocab] = written.shape;
+            match out.json {
+                true => out.value(&written)?,
+                false => out.line(&format!("{}: float32 [{tokens}, {vocab}]", written.output.display()))?,
+            }
+        }
+        FileCommand::Bench(args) => bench::run(&args, out)?,
+        FileCommand::Doctor(args) => doctor::run(&args, out)?,
+        FileCommand::Tune(args) => tune::run(&args, out)?,
         FileCommand::Completions(args) => documents::completions(&args, &programs(), out)?,
         FileCommand::Man(args) => documents::man(&args, &programs(), out)?,
     }
@@ -185,8 +199,8 @@ mod tests {
     /// A default of another type than its field shows only when a command line is read.
     #[test]
     fn every_command_is_read() {
-        let lines = "status;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
-                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;completions bash;man";
+        let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
+                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;doctor;tune;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {
             let words = std::iter::once("omnictl").chain(line.split_whitespace());

@@ -12,6 +12,14 @@ use http::Method;
 /// Path of the daemon's status.
 pub const STATUS: &str = "/control/v1/status";
 
+/// Options of `status`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatusArgs {
+    /// Draw the host instead: sockets, NUMA nodes, caches, cores and limits; asks no daemon
+    #[arg(long)]
+    pub topology: bool,
+}
+
 /// Show the daemon and every model it knows
 pub async fn status(client: &Client, out: Output) -> Result<(), Error> {
     let status: Status = client.get(STATUS).await?;

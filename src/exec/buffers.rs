@@ -1,9 +1,52 @@
 //! The step's buffers, sized once when the model is loaded: a step allocates nothing. Zeroed pages of the system back
 //! them, so a large limit costs memory only when a large step is run.
+//!
+//! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
+use super::Options;
 use super::experts::rule;
-use crate::model::{Hparams, Routing};
-use crate::ops::{RopeAngles, Routes};
+use crate::model::{Hparams, Matrix, Model, Routing};
+use crate::ops::{KV_BLOCK, RopeAngles, Routes, cpu, f32_bytes};
+
+/// Bytes that [`super::Executor::new`] reserves for `model` besides the KV cache: activations and logits of the largest
+/// step, its quantised activations, attention's buffers for `threads` compute threads. Exact.
+pub fn scratch_bytes<T: Matrix>(model: &Model<T>, options: &Options, threads: usize) -> u64 {
+    let h = &model.hparams;
+    let rows = Buffers::bytes(h, options.max_rows, options.max_logit_rows);
+    let acts = acts_size(model, options).bytes();
+    let attention = attention_size(h, options).bytes(threads);
+    rows.saturating_add(acts).saturating_add(attention)
+}
+
+/// The largest products of a step.
+pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::ScratchSize {
+    let mut size = cpu::ScratchSize::default();
+    let pairs = options.max_rows.saturating_mul(model.hparams.routing.map_or(0, |routing| routing.used));
+    model.for_each(|path, tensor| match path {
+        "layers.experts.down.weight" => size.include(tensor.dtype(), tensor.cols(), pairs),
+        _ if path.ends_with(".weight") || path == "layers.experts.shared.gate" => {
+            size.include(tensor.dtype(), tensor.cols(), options.max_rows);
+            if matches!(path, "layers.experts.gate.weight" | "layers.experts.up.weight") {
+                size.include_gathered(tensor.dtype(), tensor.cols(), pairs);
+            }
+        }
+        _ => {}
+    });
+    let head = model.output.as_ref().unwrap_or(&model.embedding);
+    size.include(head.dtype(), head.cols(), options.max_logit_rows);
+    size
+}
+
+/// The largest attention of a step.
+pub(super) fn attention_size(h: &Hparams, options: &Options) -> cpu::AttentionSize {
+    cpu::AttentionSize {
+        heads: h.heads,
+        kv_heads: h.kv_heads,
+        key_dim: h.key_dim,
+        value_dim: h.value_dim,
+        kv_tokens: options.kv_blocks.saturating_mul(KV_BLOCK),
+    }
+}
 
 /// One allocation per kind of activation, `[max_rows, width]`, used by all layers in turn.
 pub(super) struct Buffers {
@@ -63,55 +106,72 @@ impl Buffer {
     }
 }
 
+/// Widths of [`Buffers`]' rows, in the order of its fields; the last two are those of rows that want logits.
+fn widths(h: &Hparams) -> ([usize; 8], [usize; 2]) {
+    let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
+    let (v, attention) = (h.kv_heads * h.value_dim, h.heads * h.value_dim);
+    let d_ff = h.d_ff.max(h.routing.map_or(0, |routing| routing.shared_d_ff));
+    ([h.d_model, h.d_model, q, k, v, attention, d_ff, d_ff], [h.d_model, h.vocab])
+}
+
 impl Buffers {
-    pub(super) fn new(model: &Hparams, rows: usize, logit_rows: usize) -> Buffers {
-        let angles = rows * model.rope.dims / 2;
-        let dense = model.d_ff.max(model.routing.map_or(0, |routing| routing.shared_d_ff));
-        Buffers {
-            residual: Buffer::new(rows, model.d_model),
-            branch: Buffer::new(rows, model.d_model),
-            q: Buffer::new(rows, model.heads * model.key_dim),
-            k: Buffer::new(rows, model.kv_heads * model.key_dim),
-            v: Buffer::new(rows, model.kv_heads * model.value_dim),
-            attention: Buffer::new(rows, model.heads * model.value_dim),
-            gate: Buffer::new(rows, dense),
-            up: Buffer::new(rows, dense),
-            routed: model.routing.as_ref().map(|routing| Routed::new(model, routing, rows)),
-            head: Buffer::new(logit_rows, model.d_model),
-            logits: Buffer::new(logit_rows, model.vocab),
-            angles: RopeAngles { sin: Vec::with_capacity(angles), cos: Vec::with_capacity(angles) },
-            positions: Vec::with_capacity(rows),
-        }
+    pub(super) fn new(h: &Hparams, rows: usize, logit_rows: usize) -> Buffers {
+        let (per_row, per_logit_row) = widths(h);
+        let [residual, branch, q, k, v, attention, gate, up] = per_row.map(|width| Buffer::new(rows, width));
+        let [head, logits] = per_logit_row.map(|width| Buffer::new(logit_rows, width));
+        let angles = || Vec::with_capacity(rows * h.rope.dims / 2);
+        let angles = RopeAngles { sin: angles(), cos: angles() };
+        let positions = Vec::with_capacity(rows);
+        let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
+        Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions }
     }
 
-    /// Bytes of all of them.
-    pub(super) fn bytes(&self) -> usize {
+    /// Bytes that [`Buffers::new`] reserves.
+    pub(super) fn bytes(h: &Hparams, rows: usize, logit_rows: usize) -> u64 {
+        let (per_row, per_logit_row) = widths(h);
+        // Sine and cosine of half the rotated dimensions; a position.
+        let per_row = per_row.iter().sum::<usize>() + h.rope.dims + 1;
+        let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
+        let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
+        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(routed)
+    }
+
+    /// Bytes reserved.
+    pub(super) fn reserved(&self) -> u64 {
         let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions } = self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
-        let elements: usize = buffers.iter().map(|b| b.data.len()).sum();
-        let routed = routed.as_ref().map_or(0, Routed::bytes);
-        4 * (elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + routed
+        let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
+        let routed = routed.as_ref().map_or(0, Routed::reserved);
+        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + routed
     }
 }
 
+/// Widths of [`Routed`]'s rows: one for each row of the step, then one for each pair.
+fn routed_widths(h: &Hparams, routing: &Routing) -> ([usize; 3], [usize; 3]) {
+    let shared = if routing.shared_d_ff > 0 { [h.d_model, 1] } else { [0, 0] };
+    ([routing.experts, shared[0], shared[1]], [routing.d_ff, routing.d_ff, h.d_model])
+}
+
 impl Routed {
-    fn new(model: &Hparams, routing: &Routing, rows: usize) -> Routed {
-        let pairs = rows * routing.used;
-        let shared = if routing.shared_d_ff > 0 { rows } else { 0 };
-        Routed {
-            scores: Buffer::new(rows, routing.experts),
-            routes: Routes::with_capacity(&rule(routing), rows),
-            gate: Buffer::new(pairs, routing.d_ff),
-            up: Buffer::new(pairs, routing.d_ff),
-            down: Buffer::new(pairs, model.d_model),
-            shared: Buffer::new(shared, model.d_model),
-            shared_gate: Buffer::new(shared, 1),
-        }
+    fn new(h: &Hparams, routing: &Routing, rows: usize) -> Routed {
+        let (per_row, per_pair) = routed_widths(h, routing);
+        let [scores, shared, shared_gate] = per_row.map(|width| Buffer::new(rows, width));
+        let [gate, up, down] = per_pair.map(|width| Buffer::new(rows * routing.used, width));
+        let routes = Routes::with_capacity(&rule(routing), rows);
+        Routed { scores, routes, gate, up, down, shared, shared_gate }
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(h: &Hparams, routing: &Routing, rows: usize) -> u64 {
+        let (per_row, per_pair) = routed_widths(h, routing);
+        let pairs = (rows as u64).saturating_mul(routing.used as u64);
+        let per_row = f32_bytes(per_row.iter().sum()).saturating_mul(rows as u64);
+        let per_pair = f32_bytes(per_pair.iter().sum()).saturating_mul(pairs);
+        per_row.saturating_add(per_pair).saturating_add(Routes::bytes(&rule(routing), rows))
+    }
+
+    fn reserved(&self) -> u64 {
         let Routed { scores, routes, gate, up, down, shared, shared_gate } = self;
-        let elements: usize = [scores, gate, up, down, shared, shared_gate].iter().map(|b| b.data.len()).sum();
-        4 * elements + routes.bytes()
+        let elements: usize = [scores, gate, up, down, shared, shared_gate].iter().map(|b| b.data.capacity()).sum();
+        f32_bytes(elements) + routes.reserved()
     }
 }

@@ -12,13 +12,16 @@ mod kv;
 mod rope;
 mod solo;
 
-pub use crate::ops::cpu::Options as CpuOptions;
+pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
+pub use crate::ops::profile::Entry as ProfileEntry;
 pub use crate::ops::{KV_BLOCK, SeqSlice};
-pub use kv::KvType;
+pub use buffers::scratch_bytes;
+pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
 
-use crate::model::{Hparams, Model};
+use crate::model::{Hparams, Matrix, Model};
 use crate::ops::{self, RopeTable, Tensor, cpu};
+use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
 
@@ -36,6 +39,16 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+impl Matrix for Tensor {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
 }
 
 /// How to run a model.
@@ -80,12 +93,14 @@ impl Executor {
     /// # Errors
     /// [`Error`] when threads or memory are refused or a CPU option is wrong.
     pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
-        let cpu = cpu::Cpu::new(&options.cpu)?;
+        let mut cpu = cpu::Cpu::new(&options.cpu)?;
+        cpu.reserve_attention(&buffers::attention_size(&model.hparams, options));
+        let scratch = cpu::Scratch::with_size(&buffers::acts_size(&model, options));
         let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
         let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
-        Ok(Executor { model, cpu, scratch: cpu::Scratch::new(), rope, kv, buffers })
+        Ok(Executor { model, cpu, scratch, rope, kv, buffers })
     }
 
     /// The model's numbers.
@@ -103,13 +118,47 @@ impl Executor {
         self.cpu.isa()
     }
 
+    /// Begins or stops to note what each operation of a step takes.
+    pub fn profile(&self, on: bool) {
+        self.cpu.profile(on);
+    }
+
+    /// What was noted since the last call, the longest first.
+    pub fn take_profile(&self) -> Vec<ProfileEntry> {
+        self.cpu.take_profile()
+    }
+
+    /// Fills the cache of a sequence with arbitrary keys and values for its first `tokens` positions, as if they had been
+    /// evaluated: for measurements at a depth that would take minutes to reach.
+    pub fn pretend(&mut self, blocks: &[u32], tokens: usize) {
+        let (kv_heads, key_dim, value_dim) =
+            (self.model.hparams.kv_heads, self.model.hparams.key_dim, self.model.hparams.value_dim);
+        let mut state = 1u32;
+        let mut noise = |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        let (k, v) = (noise(KV_BLOCK * kv_heads * key_dim), noise(KV_BLOCK * kv_heads * value_dim));
+        for layer in 0..self.model.hparams.layers {
+            let mut cache = self.kv.layer(layer);
+            for start in (0..tokens).step_by(KV_BLOCK) {
+                let rows = KV_BLOCK.min(tokens - start);
+                let (k, v) = (&k[..rows * kv_heads * key_dim], &v[..rows * kv_heads * value_dim]);
+                self.cpu.kv_write(&mut cache, k, v, &[SeqSlice { first_row: 0, rows, start, blocks }]);
+            }
+        }
+    }
+
     /// Bytes reserved for the KV cache.
     pub fn kv_bytes(&self) -> usize {
         self.kv.bytes()
     }
 
-    /// Bytes of the step buffers.
-    pub fn buffer_bytes(&self) -> usize {
-        self.buffers.bytes()
+    /// Bytes of the step buffers; see [`scratch_bytes`].
+    pub fn buffer_bytes(&self) -> u64 {
+        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved()
     }
 }

@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of the first read; a header that is longer is read on.
 const FIRST_READ: u64 = 1 << 20;
@@ -17,6 +18,24 @@ pub struct Source {
     /// Metadata and tensor directory of all parts.
     pub header: gguf::File,
     pub(super) parts: Vec<Part>,
+    /// Use io_uring where the kernel lets us.
+    pub(super) ring: bool,
+    pub(super) made: Option<Made>,
+}
+
+/// Writes the bytes of a file from an offset on: any range at any time, always the same, from several threads at once.
+pub type Fill = dyn Fn(u64, &mut [u8]) + Send + Sync;
+
+/// A file that is on no disk.
+pub(super) struct Made {
+    name: PathBuf,
+    pub fill: Arc<Fill>,
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Made({})", self.name.display())
+    }
 }
 
 /// One file of it.
@@ -67,7 +86,12 @@ impl Source {
             parts.push(part);
         }
         let header = gguf::File::merge(headers).map_err(|source| Error::Split { path: path.into(), source })?;
-        Ok(Source { header, parts })
+        Ok(Source { header, parts, ring: true, made: None })
+    }
+
+    /// A model whose weights `fill` makes, for measurements without a file. `header` is that of the file they would be in.
+    pub fn made(name: impl Into<PathBuf>, header: gguf::File, fill: Arc<Fill>) -> Source {
+        Source { header, parts: Vec::new(), ring: false, made: Some(Made { name: name.into(), fill }) }
     }
 
     /// Binds the tensors to a model and checks that their data is all there. Reads no weight.
@@ -76,7 +100,7 @@ impl Source {
     /// [`Error::Model`] when this build cannot run it, [`Error::Gguf`] when a file is too short for its tensors.
     pub fn bind(&self) -> Result<Model<TensorInfo>, Error> {
         let model = model::bind(&self.header).map_err(|source| Error::Model { path: self.path().into(), source })?;
-        for tensor in &self.header.tensors {
+        for tensor in self.header.tensors.iter().filter(|_| self.made.is_none()) {
             let part = &self.parts[usize::from(tensor.file)];
             let end = tensor.offset.saturating_add(tensor.size);
             if end > part.len {
@@ -87,9 +111,14 @@ impl Source {
         Ok(model)
     }
 
-    /// The first file's path.
+    /// The first file's path, or the name of what is on no disk.
     pub fn path(&self) -> &Path {
-        &self.parts[0].path
+        self.made.as_ref().map_or_else(|| self.parts[0].path.as_path(), |made| &made.name)
+    }
+
+    /// Every file of the set, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
     }
 
     /// Refuses files that were written to since they were opened.
@@ -136,7 +165,7 @@ impl Part {
         };
         gguf::parse_growing(self.len, FIRST_READ, fetch).map_err(|error| match error {
             GrowError::Parse(source) => Error::Gguf { path: self.path.clone(), source },
-            GrowError::Fetch(source) => Error::Read { path: self.path.clone(), offset: 0, source },
+            GrowError::Fetch(source) => Error::Header { path: self.path.clone(), source },
         })
     }
 }

@@ -18,6 +18,7 @@ mod walk;
 
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
+pub use walk::Matrix;
 
 use crate::gguf::{File, TensorInfo};
 use binder::Binder;

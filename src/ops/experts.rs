@@ -143,10 +143,17 @@ impl Routes {
         }
     }
 
+    /// Bytes that [`Routes::with_capacity`] reserves.
+    pub fn bytes(rule: &RouteRule, rows: usize) -> u64 {
+        let per_row = super::f32_bytes(4 * rule.used);
+        per_row.saturating_mul(rows as u64).saturating_add(super::f32_bytes(rule.experts + 1))
+    }
+
     /// Bytes reserved.
-    pub fn bytes(&self) -> usize {
+    pub fn reserved(&self) -> u64 {
         let Routes { chosen, weights, pairs, rows, starts, used: _ } = self;
-        4 * (chosen.capacity() + weights.capacity() + pairs.capacity() + rows.capacity() + starts.capacity())
+        let elements = chosen.capacity() + weights.capacity() + pairs.capacity() + rows.capacity() + starts.capacity();
+        super::f32_bytes(elements)
     }
 
     /// Makes room for the choice of `rows` rows, which the caller fills in before [`Routes::group`].

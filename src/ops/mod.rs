@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod experts;
+pub mod profile;
 pub mod reference;
 mod rope;
 mod tensor;
@@ -210,6 +211,15 @@ impl Attention<'_> {
         positions * per_position + f32_bytes(self.q.len() + self.out.len())
     }
 
+    /// Multiplications and additions of scores and weighted values.
+    pub fn operations(&self) -> u64 {
+        let shape = &self.kv.shape;
+        let seen = |s: &SeqSlice<'_>| -> u64 {
+            (s.start..s.start + s.rows).map(|p| (p + 1 - visible_from(p, self.window)) as u64).sum()
+        };
+        2 * (self.heads * (shape.key_dim + shape.value_dim)) as u64 * self.seqs.iter().map(seen).sum::<u64>()
+    }
+
     /// Panics with the numbers when the arguments do not fit together.
     pub(crate) fn check(&self) {
         let shape = &self.kv.shape;
@@ -253,7 +263,7 @@ pub(crate) fn visible_from(position: usize, window: Option<usize>) -> usize {
 
 /// Bytes of `n` F32 elements.
 pub const fn f32_bytes(n: usize) -> u64 {
-    4 * n as u64
+    (n as u64).saturating_mul(4)
 }
 
 /// Bytes that [`cpu::Cpu::embed`] moves: the rows read and the activations written.

@@ -49,6 +49,42 @@ async fn status_and_ps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_topology_needs_no_daemon() {
+    let nowhere = Path::new("/nonexistent/omni.sock");
+    let done = run(nowhere, &["status", "--topology"], "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    assert!(
+        done.out.contains(" NUMA node") && done.out.contains("\nsocket ") && done.out.contains("cores "),
+        "{done:?}"
+    );
+    let done = run(nowhere, &["status", "--topology", "--json"], "").await;
+    let host = json(&done);
+    assert!(host["sockets"].as_u64() > Some(0) && host["nodes"][0]["memory"].as_u64() > Some(0), "{host}");
+    assert_eq!(host["cpus"][0]["node"], host["nodes"][0]["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_has_a_line_per_check_and_an_exit_status() {
+    let (nowhere, root) = (Path::new("/nonexistent/omni.sock"), tempfile::tempdir().unwrap());
+    let file = root.path().join("config.toml");
+    let (root, config) = (root.path().to_str().unwrap(), file.to_str().unwrap());
+    std::fs::write(&file, "").unwrap();
+    let args = ["doctor", "--root", root, "--config", config];
+    let done = run(nowhere, &args, "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    assert!(done.out.contains("ok    gpu-driver") && done.out.contains("no GPU: CPU only\n"), "{done:?}");
+    let strict = run(nowhere, &[&args[..], &["--strict", "--json"]].concat(), "").await;
+    let report = json(&strict);
+    let warned = report["checks"].as_array().unwrap().iter().any(|check| check["level"] == "warn");
+    assert!(warned && report["level"] == "warn" && strict.code == 1 && strict.err.is_empty(), "{strict:?}");
+    std::fs::write(&file, "[daemon]\nsocket = 1\n").unwrap();
+    let done = run(nowhere, &args, "").await;
+    assert!(done.code == 1 && done.out.starts_with("fail  configuration"), "{done:?}");
+    let host = run(nowhere, &["doctor", "--config", config, "--json"], "").await;
+    assert!(json(&host)["checks"].as_array().unwrap().len() >= 18, "this host: {host:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn load_waits_until_ready() {
     let fake = Fake::start();
     let done = fake.run(&["load", "spare"]).await;
@@ -86,6 +122,8 @@ async fn unload_and_reload() {
     let done = fake.run(&["unload", "oracle", "--force"]).await;
     assert_eq!((done.code, done.out.as_str()), (0, "oracle is unloaded\n"));
     assert!(fake.got("POST /control/v1/models/oracle/unload?force=true"));
+    let done = fake.run(&["unload", "spare"]).await;
+    assert_eq!((done.code, done.out.as_str()), (0, "spare was not loaded\n"));
     fake.run(&["unload", "oracle"]).await;
     assert!(fake.got("POST /control/v1/models/oracle/unload "));
     let done = fake.run(&["reload"]).await;
@@ -252,12 +290,34 @@ async fn commands_on_files_need_no_daemon() {
     let npy = npy.to_str().unwrap();
     let done = run(nowhere, &["logits", model, "--tokens", "1,2,3", "--output", npy], "").await;
     assert!(done.code == 0 && std::fs::metadata(npy).unwrap().len() > 3 * 2048 * 4, "{done:?}");
+    assert!(done.out.starts_with(npy) && done.out.contains("float32 [3, "), "{done:?}");
+    let done = run(nowhere, &["logits", model, "--tokens", "1,2", "--output", npy, "--json"], "").await;
+    assert_eq!((&json(&done)["output"], &json(&done)["shape"][0]), (&npy.into(), &2.into()), "{done:?}");
     let absent = "/nonexistent.gguf";
     let logits = ["logits", absent, "--tokens", "1", "--output", npy];
     for args in [&["inspect", absent][..], &["tokenize", absent], &["bench", absent], &logits] {
         let done = run(nowhere, args, "").await;
         assert_eq!(done.code, 4, "{done:?}");
     }
+    let done = run(nowhere, &["bench", model, "--load", "--json"], "").await;
+    assert!(done.code == 0 && json(&done)["bytes"].as_u64() > Some(1 << 20), "{done:?}");
+    assert!(json(&done)["peak_resident"].as_u64() >= json(&done)["bytes"].as_u64(), "{done:?}");
+    let picture = out.path().join("speed.svg");
+    let line =
+        ["bench", "--shape", "tiny", "-p", "8", "-n", "2", "-r", "1", "--csv", "--plot", picture.to_str().unwrap()];
+    let done = run(nowhere, &line, "").await;
+    assert!(done.code == 0 && done.out.lines().count() == 3 && plain_csv(&done.out), "{done:?}");
+    assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg "));
+    let done = run(nowhere, &["bench", model, "-p", "0", "-n", "0"], "").await;
+    assert!(done.code == 2 && done.err.contains("nothing to measure"), "{done:?}");
     assert_eq!(run(nowhere, &["--help"], "").await.out.matches("the daemon cannot be reached").count(), 1);
     assert_eq!(run(nowhere, &["nonsense"], "").await.code, 2);
+}
+
+/// Every line has as many fields as the head; the model's name is quoted for its comma.
+fn plain_csv(text: &str) -> bool {
+    let unquoted = |line: &str| line.split('"').step_by(2).collect::<String>().split(',').count();
+    let mut lines = text.lines();
+    let head = lines.next().map_or(0, unquoted);
+    head > 15 && lines.all(|line| unquoted(line) == head && line.contains("\"tiny q4_k_m, random\""))
 }

@@ -1,18 +1,21 @@
 //! Activations as the kernels of quantised weights read them: 8-bit integers with a scale per block.
 //!
 //! ```text
-//! per token:  q    [i8; cols padded to 64]            |q| ≤ 127, padding 0
-//!             d    [f32; blocks, padded]              x ≈ d·q; blocks of 32 (legacy types) or 256 (K-quants)
-//!             sums [i16; 2 per 32 columns, padded]    Σ q over 16 columns: weight offsets and minima cost one product
-//!             ds   [f32; as d]                        d · Σ q over the block (blocks of 32 only)
+//! per 256 columns, per token (columns padded to 256, so that kernels of many tokens read on and on):
+//!             q    [i8; 256]                 |q| ≤ 127, padding 0
+//!             d    [f32; 256 / block]        x ≈ d·q; blocks of 32 (legacy types) or 256 (K-quants)
+//!             sums [i16; 16]                 Σ q over 16 columns: weight offsets and minima cost one product
+//!             ds   [f32; as d]               d · Σ q over the block (blocks of 32 only)
 //! ```
 //!
 //! Every tier quantises to the same bits: plain code in elementary operations that the compiler vectorises.
 
+use super::table::format;
+use crate::quant::DType;
 use std::ops::Range;
 
-/// Columns that every row of quantised activations is padded to.
-const PAD: usize = 64;
+/// Columns of a token that lie together; rows of quantised activations are padded to whole ones.
+const RUN: usize = 256;
 /// Adding and subtracting it rounds an f32 below 2²² to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 /// A block whose largest magnitude is below counts as zero: 127 divided by it must stay finite.
@@ -29,7 +32,8 @@ pub(crate) enum Format {
     Q8x256,
 }
 
-/// Buffers that outlive a step: quantised activations. Grows to the largest batch seen, then allocates no more.
+/// Buffers that outlive a step: quantised activations. Made for the largest products there will be, it allocates no more;
+/// made empty, it grows to those it meets.
 #[derive(Default)]
 pub struct Scratch {
     x32: Buffer,
@@ -46,6 +50,76 @@ struct Gathered {
     x256: Buffer,
 }
 
+/// The largest activations of each form among some products: what a [`Scratch`] for them holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScratchSize {
+    x32: BufferSize,
+    x256: BufferSize,
+    /// Rows in another order: as they are, and quantised.
+    gathered: (usize, BufferSize, BufferSize),
+}
+
+/// Elements of one format's buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct BufferSize {
+    q: usize,
+    /// Of `d`, and of `ds`.
+    d: usize,
+    sums: usize,
+}
+
+impl ScratchSize {
+    /// Makes room for products of `tokens` rows with a weight `[_, cols]` of `dtype`. Types without kernels need none.
+    pub fn include(&mut self, dtype: DType, cols: usize, tokens: usize) {
+        let (size, block) = match format(dtype) {
+            None | Some(Format::Float) => return,
+            Some(Format::Q8x32) => (&mut self.x32, 32),
+            Some(Format::Q8x256) => (&mut self.x256, 256),
+        };
+        size.include(BufferSize::new(tokens, cols, block));
+    }
+
+    /// Makes room for `pairs` rows that are gathered for products with experts' matrices `[_, cols]` of `dtype`.
+    pub fn include_gathered(&mut self, dtype: DType, cols: usize, pairs: usize) {
+        let (x, x32, x256) = &mut self.gathered;
+        match format(dtype) {
+            None => {}
+            Some(Format::Float) => *x = (*x).max(pairs.saturating_mul(cols)),
+            Some(Format::Q8x32) => x32.include(BufferSize::new(pairs, cols, 32)),
+            Some(Format::Q8x256) => x256.include(BufferSize::new(pairs, cols, 256)),
+        }
+    }
+
+    /// Bytes of a [`Scratch`] of this size.
+    pub fn bytes(&self) -> u64 {
+        let (x, x32, x256) = &self.gathered;
+        let quantised = [&self.x32, &self.x256, x32, x256].iter().fold(0u64, |sum, b| sum.saturating_add(b.bytes()));
+        quantised.saturating_add((*x as u64).saturating_mul(size_of::<f32>() as u64))
+    }
+}
+
+impl BufferSize {
+    /// For `tokens` rows of `cols` elements.
+    fn new(tokens: usize, cols: usize, block: usize) -> BufferSize {
+        let runs = tokens.saturating_mul(cols.div_ceil(RUN));
+        let q = runs.saturating_mul(RUN);
+        BufferSize { q, d: q / block, sums: q / 16 }
+    }
+
+    /// Makes room for as much.
+    fn include(&mut self, needed: BufferSize) {
+        self.q = self.q.max(needed.q);
+        self.d = self.d.max(needed.d);
+        self.sums = self.sums.max(needed.sums);
+    }
+
+    fn bytes(&self) -> u64 {
+        let elements = |n: usize, size: usize| (n as u64).saturating_mul(size as u64);
+        let d = elements(self.d, 2 * size_of::<f32>());
+        elements(self.q, size_of::<i8>()).saturating_add(d).saturating_add(elements(self.sums, size_of::<i16>()))
+    }
+}
+
 /// One format's buffers.
 #[derive(Default)]
 struct Buffer {
@@ -58,19 +132,19 @@ struct Buffer {
 /// The activations of a batch in one format.
 #[derive(Clone, Copy)]
 pub(crate) struct Acts<'a> {
+    /// Rows.
+    pub(crate) tokens: usize,
     /// Columns.
     pub(crate) cols: usize,
-    /// Columns padded: distance of rows in `q`.
-    pub(crate) stride: usize,
-    /// Blocks per token, padded: distance of rows in `d` and `ds`.
-    pub(crate) blocks: usize,
+    /// Columns of a block; 0 where nothing is quantised.
+    block_len: usize,
     /// As given; `[tokens, cols]`.
     pub(crate) x: &'a [f32],
     /// 8-bit values.
     pub(crate) q: &'a [i8],
     /// Scales.
     pub(crate) d: &'a [f32],
-    /// Sums over 16 columns; rows are `stride / 16` apart.
+    /// Sums over 16 columns.
     pub(crate) sums: &'a [i16],
     /// Scaled sums over blocks of 32.
     pub(crate) ds: &'a [f32],
@@ -79,19 +153,32 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { cols, stride: cols, blocks: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { tokens: x.len() / cols, cols, block_len: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+    }
+
+    /// Where in `q` a token's column stands; 16 times where in `sums`.
+    #[inline(always)]
+    pub(crate) fn column(&self, token: usize, column: usize) -> usize {
+        (column / RUN * self.tokens + token) * RUN + column % RUN
+    }
+
+    /// Where in `d` and `ds` a token's block stands.
+    #[inline(always)]
+    pub(crate) fn block(&self, token: usize, block: usize) -> usize {
+        self.column(token, block * self.block_len) / self.block_len
     }
 
     /// Scale of one block.
+    #[inline(always)]
     pub(crate) fn scale(&self, token: usize, block: usize) -> f32 {
-        self.d[token * self.blocks + block]
+        self.d[self.block(token, block)]
     }
 }
 
-/// Quantises one token's row; one instance per tier, all with the same result.
+/// Quantises one run of a token's row; one instance per tier, all with the same result.
 pub(crate) type QuantiseRow = unsafe fn(x: &[f32], block: usize, out: &mut QuantisedRow<'_>);
 
-/// Where one token's quantised activations go.
+/// Where one run of a token's quantised activations goes.
 pub(crate) struct QuantisedRow<'a> {
     q: &'a mut [i8],
     d: &'a mut [f32],
@@ -99,10 +186,48 @@ pub(crate) struct QuantisedRow<'a> {
     ds: &'a mut [f32],
 }
 
+impl Buffer {
+    fn new(size: &BufferSize) -> Buffer {
+        // Zeroed pages of the system: they cost memory once they are used.
+        Buffer { q: vec![0; size.q], d: vec![0.0; size.d], sums: vec![0; size.sums], ds: vec![0.0; size.d] }
+    }
+
+    /// Makes room for as much.
+    fn grow(&mut self, size: &BufferSize) {
+        grow(&mut self.q, size.q);
+        grow(&mut self.d, size.d);
+        grow(&mut self.sums, size.sums);
+        grow(&mut self.ds, size.d);
+    }
+
+    fn acts<'a>(&'a self, x: &'a [f32], tokens: usize, cols: usize, block_len: usize) -> Acts<'a> {
+        Acts { tokens, cols, block_len, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
+    }
+
+    fn reserved(&self) -> u64 {
+        let Buffer { q, d, sums, ds } = self;
+        (q.capacity() + size_of::<f32>() * (d.capacity() + ds.capacity()) + size_of::<i16>() * sums.capacity()) as u64
+    }
+}
+
 impl Scratch {
-    /// Empty buffers.
+    /// Empty buffers, which grow.
     pub fn new() -> Scratch {
         Scratch::default()
+    }
+
+    /// Buffers for all products that `size` includes.
+    pub fn with_size(size: &ScratchSize) -> Scratch {
+        let (x, x32, x256) = &size.gathered;
+        let gathered = Gathered { x: vec![0.0; *x], x32: Buffer::new(x32), x256: Buffer::new(x256) };
+        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256), gathered }
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        let Gathered { x, x32, x256 } = &self.gathered;
+        let x = (size_of::<f32>() * x.capacity()) as u64;
+        self.x32.reserved() + self.x256.reserved() + x32.reserved() + x256.reserved() + x
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
@@ -115,21 +240,24 @@ impl Scratch {
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
-        let Shape { tokens, stride, blocks } = Shape::new(x, cols, block);
-        buffer.reserve(tokens, stride, blocks);
+        let (tokens, per_run) = (x.len() / cols, RUN / block);
+        buffer.grow(&BufferSize::new(tokens, cols, block));
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
-            for t in range {
-                // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
-                unsafe {
-                    let mut out = QuantisedRow {
-                        q: q.part(t * stride, stride),
-                        d: d.part(t * blocks, blocks),
-                        sums: sums.part(t * stride / 16, stride / 16),
-                        ds: ds.part(t * blocks, blocks),
-                    };
-                    row(&x[t * cols..][..cols], block, &mut out);
+            for (t, x) in range.clone().zip(x[range.start * cols..].chunks_exact(cols)) {
+                for (i, x) in x.chunks(RUN).enumerate() {
+                    let at = i * tokens + t;
+                    // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
+                    unsafe {
+                        let mut out = QuantisedRow {
+                            q: q.part(at * RUN, RUN),
+                            d: d.part(at * per_run, per_run),
+                            sums: sums.part(at * RUN / 16, RUN / 16),
+                            ds: ds.part(at * per_run, per_run),
+                        };
+                        row(x, block, &mut out);
+                    }
                 }
             }
         });
@@ -142,7 +270,7 @@ impl Scratch {
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-        buffer.acts(x, cols, block)
+        buffer.acts(x, x.len() / cols, cols, block)
     }
 
     /// Gathers rows of `x`, or of what [`Scratch::quantise`] made of it: row `i` of the result is row `rows[i]`.
@@ -151,27 +279,29 @@ impl Scratch {
             Format::Float => {
                 let to = &mut self.gathered.x;
                 grow(to, rows.len() * cols);
-                return copy_rows(x, to, cols, rows);
+                return copy_rows(x, to, cols, 0, rows);
             }
             Format::Q8x32 => (&self.x32, &mut self.gathered.x32, 32),
             Format::Q8x256 => (&self.x256, &mut self.gathered.x256, 256),
         };
-        let Shape { stride, blocks, .. } = Shape::new(x, cols, block);
-        to.reserve(rows.len(), stride, blocks);
-        copy_rows(&from.q, &mut to.q, stride, rows);
-        copy_rows(&from.d, &mut to.d, blocks, rows);
-        copy_rows(&from.sums, &mut to.sums, stride / 16, rows);
-        copy_rows(&from.ds, &mut to.ds, blocks, rows);
+        to.grow(&BufferSize::new(rows.len(), cols, block));
+        let (tokens, per_run) = (x.len() / cols, RUN / block);
+        for run in 0..cols.div_ceil(RUN) {
+            let (first, at) = (run * tokens, run * rows.len());
+            copy_rows(&from.q, &mut to.q[at * RUN..], RUN, first, rows);
+            copy_rows(&from.d, &mut to.d[at * per_run..], per_run, first, rows);
+            copy_rows(&from.sums, &mut to.sums[at * RUN / 16..], RUN / 16, first, rows);
+            copy_rows(&from.ds, &mut to.ds[at * per_run..], per_run, first, rows);
+        }
     }
 
     /// What [`Scratch::gather`] made of `tokens` rows.
     pub(crate) fn gathered(&self, tokens: usize, cols: usize, format: Format) -> Acts<'_> {
-        let (buffer, block) = match format {
-            Format::Float => return Acts::float(&self.gathered.x[..tokens * cols], cols),
-            Format::Q8x32 => (&self.gathered.x32, 32),
-            Format::Q8x256 => (&self.gathered.x256, 256),
-        };
-        buffer.acts(&[], cols, block)
+        match format {
+            Format::Float => Acts::float(&self.gathered.x[..tokens * cols], cols),
+            Format::Q8x32 => self.gathered.x32.acts(&[], tokens, cols, 32),
+            Format::Q8x256 => self.gathered.x256.acts(&[], tokens, cols, 256),
+        }
     }
 
     /// The buffer of a quantised format and its block length.
@@ -184,40 +314,10 @@ impl Scratch {
     }
 }
 
-impl Buffer {
-    /// Makes room.
-    fn reserve(&mut self, tokens: usize, stride: usize, blocks: usize) {
-        grow(&mut self.q, tokens * stride);
-        grow(&mut self.d, tokens * blocks);
-        grow(&mut self.sums, tokens * stride / 16);
-        grow(&mut self.ds, tokens * blocks);
-    }
-
-    fn acts<'a>(&'a self, x: &'a [f32], cols: usize, block: usize) -> Acts<'a> {
-        let stride = cols.next_multiple_of(PAD);
-        let blocks = stride.div_ceil(block);
-        Acts { cols, stride, blocks, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
-    }
-}
-
-/// Copies rows of `width` elements.
-fn copy_rows<T: Copy>(from: &[T], to: &mut [T], width: usize, rows: &[u32]) {
+/// Copies rows of `width` elements, counted from row `first` on.
+fn copy_rows<T: Copy>(from: &[T], to: &mut [T], width: usize, first: usize, rows: &[u32]) {
     for (to, &row) in to.chunks_exact_mut(width).zip(rows) {
-        to.copy_from_slice(&from[row as usize * width..][..width]);
-    }
-}
-
-/// Sizes of quantised activations.
-struct Shape {
-    tokens: usize,
-    stride: usize,
-    blocks: usize,
-}
-
-impl Shape {
-    fn new(x: &[f32], cols: usize, block: usize) -> Shape {
-        let stride = cols.next_multiple_of(PAD);
-        Shape { tokens: x.len() / cols, stride, blocks: stride.div_ceil(block) }
+        to.copy_from_slice(&from[(first + row as usize) * width..][..width]);
     }
 }
 

@@ -16,7 +16,7 @@ const CHUNK_BYTES: usize = 96 * 1024;
 /// Bytes of activations that stay in L2 while several units pass over them.
 const RESIDENT_BYTES: usize = 384 * 1024;
 /// Units a thread takes at a time when many tokens are computed.
-const CHUNK_UNITS: usize = 4;
+const CHUNK_UNITS: usize = 8;
 /// Activations that are worth quantising in parallel.
 const PARALLEL_ELEMENTS: usize = 32 * 1024;
 
@@ -138,7 +138,8 @@ impl Part<'_> {
             return;
         }
         let (weight, row_bytes, first) = (self.weight, self.weight.row_bytes(), self.first + range.start);
-        let chunk = (RESIDENT_BYTES / self.acts.stride.max(1)).clamp(16, 512) / 8 * 8;
+        // Kernels of panels keep to the caches themselves.
+        let chunk = if packed { usize::MAX } else { (RESIDENT_BYTES / self.acts.cols.max(1)).clamp(16, 512) / 8 * 8 };
         for start in self.tokens.clone().step_by(chunk) {
             let rows = Rows {
                 weights: &weight.bytes()[first * row_bytes..][..range.len() * row_bytes],
@@ -146,7 +147,7 @@ impl Part<'_> {
                 rows: range.len(),
                 cut: weight.cut(first),
                 acts: &self.acts,
-                tokens: start..self.tokens.end.min(start + chunk),
+                tokens: start..self.tokens.end.min(start.saturating_add(chunk)),
                 out: self.out.address(range.start),
                 stride: self.rows,
             };

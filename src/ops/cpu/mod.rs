@@ -10,30 +10,33 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+mod codes;
 mod experts;
 mod isa;
 mod matmul;
 mod pack;
 mod pool;
+mod probe;
 mod scalar;
 mod table;
 #[cfg(test)]
 mod tests;
 mod vector;
 
-pub use acts::Scratch;
+pub use acts::{Scratch, ScratchSize};
+pub use attention::AttentionSize;
 pub use pack::pack_panels;
+pub use pool::Pool;
 
+use super::profile::{Entry, Observer, Work};
 use super::{
     Attention, Error, ExpertInput, ExpertMatMul, KvLayer, MatMul, RopeAngles, RopeTable, RouteRule, Routes, SeqSlice,
     Tensor, check_seq,
 };
-use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
-use pool::Pool;
 use std::ops::Range;
 use table::Table;
 
@@ -43,7 +46,8 @@ const PARALLEL_ELEMENTS: usize = 16 * 1024;
 /// How the CPU backend is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Compute threads, the caller included; by default one per physical core this process may use.
+    /// Compute threads, the caller included; by default one per physical core this process may use. No more are started
+    /// than it has CPUs and CPU time.
     pub threads: Option<usize>,
     /// CPUs to run on, as in `0-3,8`; by default those the process may use.
     pub cpus: Option<String>,
@@ -54,11 +58,68 @@ pub struct Options {
     pub pin: bool,
 }
 
+impl Options {
+    /// Compute threads that [`Cpu::new`] starts with these options.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], as [`Cpu::new`].
+    pub fn compute_threads(&self) -> Result<usize, Error> {
+        Ok(self.resolve()?.0)
+    }
+
+    /// Threads, and the CPUs they may run on.
+    fn resolve(&self) -> Result<(usize, Vec<usize>), Error> {
+        let mut topology = Topology::detect();
+        if let Some(list) = &self.cpus {
+            let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
+            let allowed: Vec<usize> = topology.cpus.iter().map(|c| c.id).collect();
+            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+                let allowed = affinity::format_list(&allowed);
+                return Err(Error::Setting(format!("CPU {cpu} of `{list}` is not available; allowed are {allowed}")));
+            }
+            topology = topology.restricted(&cpus);
+        }
+        let threads = self.threads.unwrap_or_else(|| topology.compute_threads());
+        if threads == 0 || threads > 4096 {
+            return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
+        }
+        let places = topology.placement();
+        // Threads beyond the CPUs, or beyond the time that the control group grants, would only wait for each other.
+        let granted = topology.quota.map_or(usize::MAX, |quota| quota.ceil() as usize).min(places.len()).max(1);
+        Ok((threads.min(granted), places))
+    }
+}
+
+/// [`Cpu::layout`] before there is a [`Cpu`]: weights are loaded before the threads start that compute with them.
+pub struct Layouts(Table);
+
+impl Layouts {
+    /// What a backend of these options will choose.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown instruction set.
+    pub fn new(options: &Options) -> Result<Layouts, Error> {
+        Ok(Layouts(Table::new(isa::Isa::detect(&options.disable_isa)?)))
+    }
+
+    /// See [`Cpu::layout`].
+    pub fn of(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        self.0.layout(dtype, rows, cols)
+    }
+}
+
+/// Instruction sets of this host that the kernels make use of, by the names of `disable_isa`, best last; empty where only
+/// the plain code runs.
+pub fn instruction_sets() -> Vec<&'static str> {
+    isa::ALL[1..].iter().filter(|isa| isa.on_host()).map(|isa| isa.name()).collect()
+}
+
 /// The CPU backend: a thread pool and the kernels chosen for this host. One operation runs at a time.
 pub struct Cpu {
     pool: Pool,
     table: Table,
     attention: attention::Buffers,
+    observer: Observer,
 }
 
 impl Cpu {
@@ -69,26 +130,14 @@ impl Cpu {
     /// cannot start.
     pub fn new(options: &Options) -> Result<Cpu, Error> {
         let isa = isa::Isa::detect(&options.disable_isa)?;
-        let mut topology = Topology::detect();
-        if let Some(list) = &options.cpus {
-            let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
-            let allowed: Vec<usize> = topology.cpus.iter().map(|c| c.id).collect();
-            if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-                let allowed = affinity::format_list(&allowed);
-                return Err(Error::Setting(format!("CPU {cpu} of `{list}` is not available; allowed are {allowed}")));
-            }
-            topology = topology.restricted(&cpus);
-        }
-        let threads = options.threads.unwrap_or_else(|| topology.compute_threads());
-        if threads == 0 || threads > 4096 {
-            return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
-        }
-        let places = topology.placement();
-        let spin = threads <= places.len() && topology.quota.is_none_or(|q| threads as f64 <= q.ceil());
-        // More threads than CPUs are better moved around by the kernel.
-        let pinned = if options.pin && threads <= places.len() { places.as_slice() } else { &[] };
-        let pool = Pool::new(threads, pinned, spin)?;
-        Ok(Cpu { pool, table: Table::new(isa), attention: attention::Buffers::default() })
+        let (threads, places) = options.resolve()?;
+        let pinned = if options.pin { places.as_slice() } else { &[] };
+        Ok(Cpu {
+            pool: Pool::new(threads, pinned, true)?,
+            table: Table::new(isa),
+            attention: attention::Buffers::default(),
+            observer: Observer::default(),
+        })
     }
 
     /// Compute threads, the caller included.
@@ -96,20 +145,40 @@ impl Cpu {
         self.pool.threads()
     }
 
+    /// Reserves attention's buffers, so that no call within `size` allocates. Without it they grow as they are needed.
+    pub fn reserve_attention(&mut self, size: &AttentionSize) {
+        self.attention = attention::Buffers::new(size, self.threads());
+    }
+
+    /// Bytes of attention's buffers.
+    pub fn reserved(&self) -> u64 {
+        self.attention.reserved()
+    }
+
     /// Kernels in use: `scalar`, `avx2`, `avx512` or `avx512vnni`.
     pub fn isa(&self) -> &'static str {
         self.table.isa.name()
     }
 
+    /// Begins or stops to note what each operation takes.
+    pub fn profile(&self, on: bool) {
+        self.observer.switch(on);
+    }
+
+    /// What was noted since the last call, the longest first.
+    pub fn take_profile(&self) -> Vec<Entry> {
+        self.observer.take()
+    }
+
     /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
     /// kernels for panels of the type and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
-        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        if fits && self.table.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        self.table.layout(dtype, rows, cols)
     }
 
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
     pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::embed(table, ids.len()));
         let cols = table.cols;
         assert_eq!(out.len(), ids.len() * cols, "out is not [tokens, {cols}]");
         let out = Parts::new(out);
@@ -124,6 +193,7 @@ impl Cpu {
 
     /// `out = x / √(mean(x²) + eps) · weight` for each row of `weight.cols` elements.
     pub fn rms_norm(&self, x: &[f32], weight: &Tensor, eps: f32, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("rms_norm", x.len(), 1));
         let cols = weight.cols;
         assert_eq!(x.len(), out.len(), "x and out differ in length");
         assert!(x.len().is_multiple_of(cols), "{} elements are not rows of {cols}", x.len());
@@ -138,6 +208,7 @@ impl Cpu {
 
     /// [`Cpu::rms_norm`] in place over heads of `weight.cols` elements (Qwen3's q and k norms).
     pub fn rms_norm_heads(&self, x: &mut [f32], weight: &Tensor, eps: f32) {
+        let _watch = self.observer.watch(|| Work::elementwise("rms_norm_heads", x.len(), 1));
         let cols = weight.cols;
         assert!(x.len().is_multiple_of(cols), "{} elements are not heads of {cols}", x.len());
         let (gain, heads, x) = (weight.to_f32(), x.len() / cols, Parts::new(x));
@@ -153,12 +224,14 @@ impl Cpu {
     /// quantised weights the activations are rounded to 8 bit, once per form needed; all jobs' rows are one parallel
     /// region.
     pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch) {
+        let _watch = self.observer.watch(|| Work::matmul(x, jobs));
         matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
     }
 
     /// Chooses each row's experts by its `scores` `[rows, experts]`, which are used up. `bias` `[experts]` is added for the
     /// choice alone.
     pub fn route(&self, scores: &mut [f32], bias: Option<&Tensor>, rule: &RouteRule, routes: &mut Routes) {
+        let _watch = self.observer.watch(|| Work::elementwise("route", scores.len(), 1));
         let rows = scores.len() / rule.experts;
         assert_eq!(scores.len(), rows * rule.experts, "scores are not [rows, {}]", rule.experts);
         let bias = bias.map(Tensor::to_f32);
@@ -192,11 +265,13 @@ impl Cpu {
         jobs: &mut [ExpertMatMul<'_>],
         scratch: &mut Scratch,
     ) {
+        let _watch = self.observer.watch(|| Work::expert_matmul(jobs, routes));
         experts::expert_matmul(x, routes, jobs, scratch, &self.table, &self.pool);
     }
 
     /// `out[row] = Σ weight · x[pair]` over the row's pairs, best first; `x` `[pairs, cols]`, `out` `[rows, cols]`.
     pub fn combine(&self, x: &[f32], routes: &Routes, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("combine", x.len(), 1));
         let rows = routes.batch();
         let cols = out.len() / rows.max(1);
         assert!(out.len() == rows * cols && x.len() == routes.len() * cols, "x is not [pairs, {cols}]");
@@ -215,6 +290,7 @@ impl Cpu {
 
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
+        let _watch = self.observer.watch(|| Work::elementwise("rope", x.len(), 1));
         let (half, width) = (table.dims / 2, heads * head_dim);
         let tokens = x.len() / width;
         assert_eq!(x.len(), tokens * width, "x is not [tokens, {heads} * {head_dim}]");
@@ -239,6 +315,7 @@ impl Cpu {
         let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
         assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
         assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+        let _watch = self.observer.watch(|| Work::kv_write(kv, tokens));
         for seq in seqs {
             check_seq(seq, tokens, kv);
             for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
@@ -267,17 +344,20 @@ impl Cpu {
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
     /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
+        let _watch = self.observer.watch(|| Work::attention(&args));
         attention::attention(args, &self.table.vector, &self.pool, &self.attention);
     }
 
     /// `gate = gate · sigmoid(gate) · up`.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("silu_mul", gate.len(), 2));
         assert_eq!(gate.len(), up.len(), "gate and up differ in length");
         self.elementwise(gate, up, self.table.vector.silu_mul);
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("add", x.len(), 2));
         assert_eq!(x.len(), y.len(), "x and y differ in length");
         self.elementwise(x, y, self.table.vector.add);
     }

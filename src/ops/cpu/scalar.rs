@@ -5,11 +5,14 @@
 //!   `acc = fma(I, d·da, acc)` and `min = fma(C, dmin·da, min)`; the result is `acc − min` (folded: `acc = fma(I − C, …)`).
 //! - Legacy: per block of 32 the exact integer `I = Σ (q − OFFSET)·a`; `acc = fma(I, d·da, acc)`, `min = fma(m, ds, min)`;
 //!   the result is `acc + min`.
+//! - NVFP4: per 16 the exact integer `I = Σ q·a`; `acc = fma(I, d·da, acc)`.
 //! - Floats: sixteen lanes, lane `l` summing columns `16i + l` by fma, then added pairwise at distances 8, 4, 2, 1.
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{KBlock, LegacyBlock};
+use super::codes;
 use super::table::Rows;
+use crate::quant::fp4;
 use crate::quant::packed::{LARGEST_BLOCK, ROWS};
 use half::f16;
 
@@ -54,15 +57,15 @@ fn blocks(rows: &Rows<'_>, bytes: usize, r: usize, mut body: impl FnMut(usize, &
 pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
     let dot = |r: usize, t: usize| {
-        let (q, sums) = (&acts.q[t * acts.stride..], &acts.sums[t * acts.stride / 16..]);
         let (mut acc, mut min) = (0.0f32, 0.0f32);
         blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let (mut product, mut offset) = (0i32, 0i32);
-            for (j, (w, a)) in parts.q.chunks_exact(16).zip(q[b * 256..].chunks_exact(16)).enumerate() {
+            let at = acts.column(t, 256 * b);
+            for (j, (w, a)) in parts.q.chunks_exact(16).zip(acts.q[at..].chunks_exact(16)).enumerate() {
                 let sum: i32 = w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
                 product += i32::from(parts.s[j]) * sum;
-                offset += i32::from(parts.m[j]) * i32::from(sums[b * 16 + j]);
+                offset += i32::from(parts.m[j]) * i32::from(acts.sums[at / 16 + j]);
             }
             let scale = acts.scale(t, b);
             if B::FOLDED {
@@ -85,18 +88,40 @@ pub(crate) unsafe fn kquant<B: KBlock>(rows: &Rows<'_>) {
 pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
     let acts = rows.acts;
     let dot = |r: usize, t: usize| {
-        let q = &acts.q[t * acts.stride..];
         let (mut acc, mut min) = (0.0f32, 0.0f32);
         blocks(rows, B::BYTES, r, |b, block| {
             let parts = B::parts(block);
             let signed = |w: u8| i32::from(w) - i32::from(B::OFFSET);
-            let sum: i32 = parts.q.iter().zip(&q[b * 32..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
+            let sum: i32 =
+                parts.q.iter().zip(&acts.q[acts.column(t, 32 * b)..]).map(|(&w, &a)| signed(w) * i32::from(a)).sum();
             acc = (sum as f32).mul_add(parts.d * acts.scale(t, b), acc);
             if B::MIN {
-                min = parts.m.mul_add(acts.ds[t * acts.blocks + b], min);
+                min = parts.m.mul_add(acts.ds[acts.block(t, b)], min);
             }
         });
         acc + min
+    };
+    // SAFETY: the caller's word.
+    unsafe { each(rows, dot) };
+}
+
+/// Rows of NVFP4.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+pub(crate) unsafe fn nvfp4(rows: &Rows<'_>) {
+    let acts = rows.acts;
+    let dot = |r: usize, t: usize| {
+        let mut acc = 0.0f32;
+        blocks(rows, fp4::NV_BYTES, r, |b, block| {
+            let (w, d) = codes::nvfp4(block);
+            let a = &acts.q[acts.column(t, 64 * b)..];
+            for (g, (w, a)) in w.chunks_exact(16).zip(a.chunks_exact(16)).enumerate() {
+                let sum: i32 = w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
+                acc = (sum as f32).mul_add(d[g] * acts.scale(t, 2 * b + g / 2), acc);
+            }
+        });
+        acc
     };
     // SAFETY: the caller's word.
     unsafe { each(rows, dot) };

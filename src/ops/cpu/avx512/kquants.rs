@@ -29,6 +29,8 @@ pub(super) trait Unpack: KBlock {
     const GROUPS: [[usize; 2]; 4];
     /// Where the block's factors stand; minima 2 bytes behind the scales' where they have their own.
     const D_AT: usize;
+    /// What the factors' F16 numbers are to be multiplied with.
+    const SHARE: f32 = 1.0;
     /// Scales come in equal pairs: they hold for 32 columns.
     const WIDE: bool;
     /// Unpacks a block.
@@ -36,6 +38,15 @@ pub(super) trait Unpack: KBlock {
     /// # Safety
     /// AVX-512 and [`KBlock::BYTES`] readable bytes.
     unsafe fn unpack(p: *const u8) -> Unpacked;
+    /// The F16 number of the scales' factor.
+    ///
+    /// # Safety
+    /// As [`Unpack::unpack`].
+    #[inline(always)]
+    unsafe fn half(p: *const u8) -> i16 {
+        // SAFETY: the caller's word.
+        unsafe { p.add(Self::D_AT).cast::<i16>().read_unaligned() }
+    }
 }
 
 const NATURAL: [[usize; 2]; 4] = [[0, 1], [2, 3], [4, 5], [6, 7]];
@@ -76,12 +87,12 @@ unsafe fn gemv<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     for b in 0..acts.cols / 256 {
         // SAFETY: the activations are padded to whole blocks, the rows hold `cols / 256` blocks.
         unsafe {
-            let a = acts.q.as_ptr().add(t * acts.stride + b * 256).cast::<u8>();
+            let a = acts.q.as_ptr().add(acts.column(t, b * 256)).cast::<u8>();
             let a: [__m512i; 4] = std::array::from_fn(|i| {
                 let [low, high] = B::GROUPS[i];
                 super::load_halves(a.add(32 * low), a.add(32 * high))
             });
-            let sums = _mm256_loadu_si256(acts.sums.as_ptr().add((t * acts.stride + b * 256) / 16).cast());
+            let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(acts.column(t, b * 256) / 16).cast());
             let block = |i: usize| start[i].add(b * B::BYTES);
             let (mut products, mut offsets) = ([zero; R], [_mm256_setzero_si256(); R]);
             for i in 0..R {
@@ -138,7 +149,7 @@ unsafe fn factors<B: Unpack>(blocks: &[*const u8; R]) -> (__m256, __m256) {
 /// Indices that spread 16 words of scales over the dwords of two groups of 32 columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scale_index(groups: [usize; 2]) -> __m512i {
+pub(super) fn scale_index(groups: [usize; 2]) -> __m512i {
     let lane = |l: usize| (2 * groups[l / 8] + l % 8 / 4) as i32;
     let lanes: [i32; 16] = std::array::from_fn(lane);
     // SAFETY: 64 bytes of the array.

@@ -92,19 +92,19 @@ unsafe fn step<B: Unpack>(
     let acts = rows.acts;
     // SAFETY: activations are padded to pairs of blocks; the blocks are readable by the caller's word.
     unsafe {
-        let a = load(acts.q.as_ptr().add(t * acts.stride + 64 * pair).cast());
+        let a = load(acts.q.as_ptr().add(acts.column(t, 64 * pair)).cast());
         let mut sums = [_mm512_setzero_si512(); R];
         for i in 0..R {
             sums[i] = _mm512_dpbusd_epi32(sums[i], B::unpack(p[i]), a);
         }
         let mut sums = sum_halves(sums);
         if B::OFFSET != 0 {
-            let s = acts.sums.as_ptr().add((t * acts.stride + 64 * pair) / 16).cast::<i32>();
+            let s = acts.sums.as_ptr().add(acts.column(t, 64 * pair) / 16).cast::<i32>();
             let (low, high) = (s.read_unaligned(), s.add(1).read_unaligned());
             let s = halves_epi32(low, high);
             sums = _mm512_dpwssd_epi32(sums, s, _mm512_set1_epi16(-B::OFFSET));
         }
-        let at = t * acts.blocks + 2 * pair;
+        let at = acts.block(t, 2 * pair);
         let scale = halves_ps(*acts.d.as_ptr().add(at), *acts.d.as_ptr().add(at + 1));
         let d = _mm512_mul_ps(halves::<B>(p, 0), scale);
         let sums = _mm512_cvtepi32_ps(sums);

@@ -167,7 +167,7 @@ unsafe fn step_kquant<B: kquants::Unpack, const T: usize>(
     let run = if B::WIDE { 8 } else { 4 };
     // SAFETY: activations are padded to whole blocks; the tile's vectors are aligned.
     unsafe {
-        let a: [*const i32; T] = std::array::from_fn(|i| acts.q.as_ptr().add((t + i) * acts.stride + b * COLS).cast());
+        let a: [*const i32; T] = std::array::from_fn(|i| acts.q.as_ptr().add(acts.column(t + i, b * COLS)).cast());
         let mut product = [zero; T];
         for j in 0..64 / run {
             let mut sum = [zero; T];
@@ -186,7 +186,7 @@ unsafe fn step_kquant<B: kquants::Unpack, const T: usize>(
         for j in 0..8 {
             let m = _mm512_load_si512(tile.m[j].as_ptr().cast());
             for (i, offset) in offset.iter_mut().enumerate() {
-                let sums = acts.sums.as_ptr().add(((t + i) * acts.stride + b * COLS) / 16).cast::<i32>();
+                let sums = acts.sums.as_ptr().add(acts.column(t + i, b * COLS) / 16).cast::<i32>();
                 *offset = _mm512_dpwssd_epi32(*offset, m, _mm512_set1_epi32(sums.add(j).read_unaligned()));
             }
         }
@@ -222,13 +222,13 @@ unsafe fn step_legacy<B: LegacyBlock, const T: usize>(
     let acts = rows.acts;
     // SAFETY: activations are padded to pairs of blocks; the tile's vectors are aligned.
     unsafe {
-        let a: [*const i32; T] = std::array::from_fn(|i| acts.q.as_ptr().add((t + i) * acts.stride + b * 32).cast());
+        let a: [*const i32; T] = std::array::from_fn(|i| acts.q.as_ptr().add(acts.column(t + i, b * 32)).cast());
         let mut acc: [__m512; T] = std::array::from_fn(|i| _mm512_load_ps(results.acc[at + i].as_ptr()));
         let mut min: [__m512; T] = std::array::from_fn(|i| _mm512_load_ps(results.min[at + i].as_ptr()));
         let offset = _mm512_set1_epi16(-B::OFFSET);
         for j in 0..count {
             let mut sum: [__m512i; T] = std::array::from_fn(|i| {
-                let sums = acts.sums.as_ptr().add(((t + i) * acts.stride + b * 32) / 16).cast::<i32>();
+                let sums = acts.sums.as_ptr().add(acts.column(t + i, b * 32) / 16).cast::<i32>();
                 let zero = _mm512_setzero_si512();
                 if B::OFFSET == 0 {
                     return zero;
@@ -246,7 +246,7 @@ unsafe fn step_legacy<B: LegacyBlock, const T: usize>(
                 let scale = _mm512_set1_ps(acts.scale(t + i, b + j));
                 acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i]), _mm512_mul_ps(d, scale), acc[i]);
                 if B::MIN {
-                    min[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(acts.ds[(t + i) * acts.blocks + b + j]), min[i]);
+                    min[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(acts.ds[acts.block(t + i, b + j)]), min[i]);
                 }
             }
         }
@@ -277,14 +277,14 @@ unsafe fn unpack_kquant<B: kquants::Unpack>(rows: &Rows<'_>, first: usize, b: us
             }
             s[i] = _mm512_cvtepi16_epi32(w.s);
             m[i] = _mm512_castsi256_si512(w.m);
-            d[i] = p.add(B::D_AT).cast::<i16>().read_unaligned();
+            d[i] = B::half(p);
             dmin[i] = if B::FOLDED { d[i] } else { p.add(B::D_AT + 2).cast::<i16>().read_unaligned() };
         }
     }
     interleave(&staging, tile);
     transpose(s, &mut tile.s);
     transpose(m, &mut tile.m);
-    tile.d[0] = widen(&d);
+    tile.d[0] = widen(&d).map(|d| d * B::SHARE);
     tile.dmin[0] = widen(&dmin);
 }
 
