@@ -2,12 +2,12 @@
 //! be measured says why; nothing is assumed.
 
 use super::args::BenchArgs;
-use super::disk::Temporary;
 use super::measure::{self, Need, Settings};
 use super::peer::{Found, Peer};
 use super::probe::{self, Limits};
 use super::row::{Case, Row, median};
 use super::subject::Subject;
+use super::temporary::Temporary;
 use super::{Error, Progress, check_room, cold, disk, write_temporary};
 use crate::ctl::output::Output;
 use crate::exec::KvType;
