@@ -1,7 +1,7 @@
 //! Linux, close to the kernel: besides the kernels the only place where `unsafe` is allowed. Knows no model.
 
 pub mod affinity; // CPU lists, the CPUs a process may use, binding a thread
-pub mod heap; // gives freed memory back to the host
+pub mod heap; // a limit on what one piece of work may hold; giving memory back to the host
 pub mod inherit; // descriptors a worker was started with
 pub mod listen; // sockets inherited by socket activation
 pub mod memory; // anonymous mappings, and how much memory there is
