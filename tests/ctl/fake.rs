@@ -241,6 +241,10 @@ async fn answer(requests: Arc<Mutex<Vec<String>>>, request: Request<Incoming>) -
         }
         ("POST", "/control/v1/models/huge/load?wait=true") => json_answer(200, &failed("huge")),
         ("POST", "/control/v1/models/slow/load?wait=true") => json_answer(202, &model("slow", ModelState::Loading)),
+        ("GET", "/control/v1/models/oracle") => json_answer(200, &ready("oracle")),
+        ("GET", "/control/v1/models/spare") | ("POST", "/control/v1/models/spare/unload") => {
+            json_answer(200, &model("spare", ModelState::Unloaded))
+        }
         ("GET", "/control/v1/models/slow") => json_answer(200, &ready("slow")),
         ("POST", "/control/v1/models/odd/load?wait=true") => json_answer(200, &json!({"surprise": 1})),
         ("POST", "/control/v1/models?wait=true") => {
