@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Level;
 
 /// Drives a model until it is retired and its worker is gone.
 pub(super) async fn run(model: Arc<Model>, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) {
@@ -52,7 +53,12 @@ impl Task {
                 },
                 event = next_event(&mut self.worker) => Some(self.event(event)),
                 () = self.model.idle.notified() => (self.model.active() == 0).then_some(Input::Idle),
-                () = tick(self.lifecycle.deadline(self.model.active())) => Some(Input::Tick),
+                late = tick(self.lifecycle.deadline(self.model.active())) => {
+                    if late >= self.shared.settings().heartbeat_timeout / 4 {
+                        self.step(Input::Late).await;
+                    }
+                    Some(Input::Tick)
+                }
             };
             if let Some(input) = input {
                 self.step(input).await;
@@ -115,8 +121,7 @@ impl Task {
     fn ready(&mut self, info: ModelInfo) {
         let mut facts = self.model.facts();
         let load_time = facts.spawned.map(|at| at.elapsed()).unwrap_or_default();
-        tracing::info!(
-            model = self.model.id(),
+        let line = format!(
             "ready after {:.1} s: {} with {:.1} M parameters, {:.1} MiB of weights, context {} x {}, {} threads, {}",
             load_time.as_secs_f64(),
             info.architecture,
@@ -129,6 +134,8 @@ impl Task {
         );
         facts.load_time = Some(load_time);
         facts.info = Some(info);
+        drop(facts);
+        self.model.say(Level::INFO, &line);
     }
 
     /// Steps the state machine and carries out what it asks for; a spawn that fails is a further step.
@@ -165,7 +172,7 @@ impl Task {
         let spec = spec(&settings, &self.shared.settings());
         let number = self.shared.next_socket.fetch_add(1, Ordering::Relaxed);
         let socket = self.shared.run_directory.join(format!("{number}.sock"));
-        tracing::info!(model = settings.id, "loading {}", settings.path.display());
+        self.model.say(Level::INFO, &format!("loading {}", settings.path.display()));
         let program = self.shared.program();
         let started = process::start(&self.shared.spawner, &program, &spec, &socket, &self.model.logs).await;
         let worker = started.map_err(|error| format!("it could not be started: {error}"))?;
@@ -224,19 +231,19 @@ impl Task {
     }
 
     fn log(&self, state: ModelState, error: Option<&str>, active: u64, now: Instant) {
-        let id = self.model.id();
         let reason = error.unwrap_or("unknown");
-        match state {
-            ModelState::Unloaded => tracing::info!(model = id, "unloaded"),
-            ModelState::Draining if active > 0 => tracing::info!(model = id, "unloading after {active} requests"),
-            ModelState::Failed => tracing::error!(model = id, "failed: {reason}"),
+        let (level, line) = match state {
+            ModelState::Unloaded => (Level::INFO, "unloaded".into()),
+            ModelState::Draining if active > 0 => (Level::INFO, format!("unloading after {active} requests")),
+            ModelState::Failed => (Level::ERROR, format!("failed: {reason}")),
             ModelState::Restarting => match self.lifecycle.pause(now) {
-                Some(pause) => tracing::warn!(model = id, "{reason}; starting again in {:.1} s", pause.as_secs_f64()),
-                None => tracing::warn!(model = id, "killing the worker: {reason}"),
+                Some(pause) => (Level::WARN, format!("{reason}; starting again in {:.1} s", pause.as_secs_f64())),
+                None => (Level::WARN, format!("killing the worker: {reason}")),
             },
             // Loading and ready have lines of their own.
-            ModelState::Loading | ModelState::Ready | ModelState::Draining => {}
-        }
+            ModelState::Loading | ModelState::Ready | ModelState::Draining => return,
+        };
+        self.model.say(level, &line);
     }
 
     fn announce(&self) {
@@ -269,9 +276,13 @@ async fn next_event(worker: &mut Option<Worker>) -> WorkerEvent {
     }
 }
 
-async fn tick(deadline: Option<Instant>) {
+/// Waits for the deadline; answers how long ago it was then.
+async fn tick(deadline: Option<Instant>) -> Duration {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        Some(deadline) => {
+            tokio::time::sleep_until(deadline.into()).await;
+            deadline.elapsed()
+        }
         None => std::future::pending().await,
     }
 }
