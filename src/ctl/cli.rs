@@ -168,7 +168,14 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
         FileCommand::Detokenize(args) => args.run(input(), output())?,
         FileCommand::Render(args) => args.run(input(), output())?,
         FileCommand::ParseChat(args) => args.run(input(), output())?,
-        FileCommand::Logits(args) => offline::run_logits(&args)?,
+        FileCommand::Logits(args) => {
+            let written = offline::run_logits(&args)?;
+            let [tokens, vocab] = written.shape;
+            match out.json {
+                true => out.value(&written)?,
+                false => out.line(&format!("{}: float32 [{tokens}, {vocab}]", written.output.display()))?,
+            }
+        }
         FileCommand::Bench(args) => bench::run(&args, out)?,
         FileCommand::Doctor(args) => doctor::run(&args, out)?,
         FileCommand::Tune(args) => tune::run(&args, out)?,
