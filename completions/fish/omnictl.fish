@@ -189,7 +189,7 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l isa -d 'Best 
 avx2\t''
 avx512\t''
 avx512vnni\t''"
-complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l kv -d 'Element type of the KV cache: f16 or f32' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l kv -d 'Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
 always\t'Always'
@@ -211,7 +211,7 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l isa -d 'Best i
 avx2\t''
 avx512\t''
 avx512vnni\t''"
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l kv -d 'Element type of the KV cache: f16 or f32' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l kv -d 'Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer -d 'Measure llama.cpp in turns on the same file, by a Python with llama-cpp-python [default: python3], else llama-bench' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer-bin -d 'Measure llama.cpp in turns on the same file, by this llama-bench' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l write -d 'Write the model of --shape to a file instead of measuring it' -r -F

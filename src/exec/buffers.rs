@@ -41,9 +41,7 @@ pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::
 pub(super) fn attention_size(h: &Hparams, options: &Options) -> cpu::AttentionSize {
     cpu::AttentionSize {
         heads: h.heads,
-        kv_heads: h.kv_heads,
-        key_dim: h.key_dim,
-        value_dim: h.value_dim,
+        shape: options.kv_type.shape(h),
         kv_tokens: options.kv_blocks.saturating_mul(KV_BLOCK),
     }
 }

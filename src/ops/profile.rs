@@ -77,14 +77,14 @@ impl Work {
 
     /// Of attention.
     pub(crate) fn attention(args: &Attention<'_>) -> Work {
-        let (weights, types) = (String::new(), args.kv.shape.dtype.name().into());
+        let (weights, types) = (String::new(), args.kv.shape.key_type.name().into());
         Work { op: "attention", weights, types, bytes: args.bytes_moved(), operations: args.operations() }
     }
 
     /// Of writing new keys and values.
     pub(crate) fn kv_write(kv: &KvLayer<'_>, tokens: usize) -> Work {
         let bytes = kv_write_bytes(&kv.shape, tokens);
-        Work { op: "kv_write", weights: String::new(), types: kv.shape.dtype.name().into(), bytes, operations: 0 }
+        Work { op: "kv_write", weights: String::new(), types: kv.shape.key_type.name().into(), bytes, operations: 0 }
     }
 
     /// Of an element-wise operation over `n` activations.

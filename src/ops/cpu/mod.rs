@@ -31,7 +31,7 @@ pub use pool::Pool;
 use super::profile::{Entry, Observer, Work};
 use super::{
     Attention, Error, ExpertInput, ExpertMatMul, KvLayer, MatMul, RopeAngles, RopeTable, RouteRule, Routes, SeqSlice,
-    Tensor, check_seq,
+    Tensor,
 };
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
@@ -311,41 +311,16 @@ impl Cpu {
     /// Writes keys `[tokens, kv_heads * key_dim]` and values `[tokens, kv_heads * value_dim]` of the new tokens to their
     /// slots, rounded to the cache's type.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
-        let shape = kv.shape;
-        let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
-        assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
-        assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+        let tokens = k.len() / (kv.shape.kv_heads * kv.shape.key_dim).max(1);
         let _watch = self.observer.watch(|| Work::kv_write(kv, tokens));
-        for seq in seqs {
-            check_seq(seq, tokens, kv);
-            for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
-                let block = seq.blocks[position / super::KV_BLOCK] as usize;
-                for head in 0..shape.kv_heads {
-                    let slot = (block * shape.kv_heads + head) * super::KV_BLOCK + position % super::KV_BLOCK;
-                    let from = row * shape.kv_heads + head;
-                    self.store(shape.dtype, kv.keys, slot, &k[from * shape.key_dim..][..shape.key_dim]);
-                    self.store(shape.dtype, kv.values, slot, &v[from * shape.value_dim..][..shape.value_dim]);
-                }
-            }
-        }
-    }
-
-    /// Stores vector `x` to slot `slot` of a cache.
-    fn store(&self, dtype: DType, cache: &mut [u8], slot: usize, x: &[f32]) {
-        if dtype == DType::F16 {
-            // SAFETY: the function suits this host.
-            unsafe { (self.table.vector.narrow)(x, &mut cache[2 * slot * x.len()..][..2 * x.len()]) };
-        } else {
-            let bytes = cache[4 * slot * x.len()..][..4 * x.len()].chunks_exact_mut(4);
-            bytes.zip(x).for_each(|(bytes, x)| bytes.copy_from_slice(&x.to_le_bytes()));
-        }
+        attention::kv_write(self, kv, k, v, seqs);
     }
 
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
     /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
         let _watch = self.observer.watch(|| Work::attention(&args));
-        attention::attention(args, &self.table.vector, &self.pool, &self.attention);
+        attention::attention(args, &self.table.attention, &self.pool, &self.attention);
     }
 
     /// `gate = gate · sigmoid(gate) · up`.

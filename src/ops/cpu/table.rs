@@ -4,9 +4,9 @@ use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
+use super::{attention, scalar, vector};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use super::{scalar, vector};
 use crate::quant::packed::{Cut, ROWS};
 use crate::quant::{DType, Layout};
 use std::ops::Range;
@@ -84,6 +84,8 @@ pub(crate) struct Table {
     pub(crate) quantise: QuantiseRow,
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
+    /// Attention.
+    pub(crate) attention: attention::Tier,
     kernel: fn(DType) -> Option<Kernel>,
     packed: fn(DType) -> Option<Kernel>,
 }
@@ -106,7 +108,7 @@ impl Table {
             Isa::Avx512Vnni => avx512::packed::kernel,
             _ => |_| None,
         };
-        Table { isa, quantise, vector, kernel, packed }
+        Table { isa, quantise, vector, attention: attention::Tier::new(isa), kernel, packed }
     }
 
     /// The kernels of a weight type.

@@ -5,7 +5,7 @@
 mod attention;
 mod experts;
 
-pub use attention::{attention, kv_read, kv_write};
+pub use attention::{attention, kv_write};
 pub use experts::{combine, expert_matmul};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
