@@ -13,6 +13,8 @@ mod blocks;
 mod isa;
 mod matmul;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod pool;
 mod scalar;
 mod table;

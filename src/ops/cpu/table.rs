@@ -100,6 +100,8 @@ impl Table {
         let packed: fn(DType) -> Option<Kernel> = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512::packed::kernel,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => avx2::packed::kernel,
             _ => |_| None,
         };
         Table { isa, quantise, vector, kernel, packed }

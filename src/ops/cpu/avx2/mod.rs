@@ -4,6 +4,7 @@
 mod float;
 mod kquants;
 mod legacy;
+pub(super) mod packed;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
