@@ -48,7 +48,7 @@ complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "detokenize" -d 'Tur
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "render" -d 'Render a chat request on standard input with a chat template'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "parse-chat" -d 'Take a model\'s raw answer on standard input apart: content, reasoning, tool calls'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "logits" -d 'Write the logits of a token sequence as a NumPy file'
-complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "bench" -d 'Measure a file\'s tokens per second, or the perplexity of a text'
+complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "bench" -d 'Measure speed: of a file, of a known shape, or all goals against the limits of this host'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "doctor" -d 'Examine the host and the configuration: what was found, why it matters, what to do'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c omnictl -n "__fish_omnictl_needs_command" -f -a "man" -d 'Write the man pages'
@@ -195,25 +195,41 @@ always\t'Always'
 never\t'Never'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s p -l prompt -d 'Prompt lengths to measure; 0 for none' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s m -l model -d 'The same, as llama-bench names it' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l shape -d 'Measure a model of this true shape with random weights, with fewer layers if given: qwen2.5-0.5b, -1.5b, -7b or -32b, llama-3.1-8b, qwen3-0.6b, qwen3-4b and others' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l quant -d 'Types of the weights of --shape: q4_k_m, q5_k_m, q4_k_s, q5_k_s, q3_k_s, q6_k, q8_0, q4_0, q4_1, q5_0, q5_1, f16, bf16' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s p -l prompt -d 'Lengths of prompts to measure; 0 for none' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s n -l generate -d 'Numbers of generated tokens to measure; 0 for none' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s r -l repetitions -d 'Repetitions' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s b -l batch -d 'Tokens per step of a prompt' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l text -d 'Text for --perplexity' -r -F
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l ctx -d 'Context for --perplexity' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s t -l threads -d 'Compute threads; by default one per physical core' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s d -l depth -d 'Depths of context to measure at' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s b -l batch -d 'Numbers of sequences at once' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s t -l threads -d 'Numbers of compute threads; by default one per physical core, --probe also fewer' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s r -l repetitions -d 'Rounds; each measures everything once, in turns' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l ubatch -l ub -d 'Tokens per step of a prompt' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
 avx2\t''
 avx512\t''
 avx512vnni\t''"
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l kv -d 'Element type of the KV cache: f16 or f32' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer -d 'Measure llama.cpp in turns on the same file, by a Python with llama-cpp-python [default: python3], else llama-bench' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer-bin -d 'Measure llama.cpp in turns on the same file, by this llama-bench' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l write -d 'Write the model of --shape to a file instead of measuring it' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l plot -d 'Draw tokens per second against depth and threads as SVG' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l temp-dir -d 'Where temporary files go [default: the system\'s place for them]' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l text -d 'Text for --perplexity' -r -F
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l ctx -d 'Context for --perplexity' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
 always\t'Always'
 never\t'Never'"
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l goals -d 'Measure every goal with its limit, ratio and verdict; so does a command line that names no model'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l quick -d 'Goals on the smallest shape only, in a minute or two'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l probe -d 'Measure what this host can do at most: memory, int8 arithmetic, disk (that of the file, or of --temp-dir)'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l profile -d 'Tell per operation and type of weights what a step takes, and its GB/s and GOP/s'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l load -d 'Load the file and tell how long it took and how much memory'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l csv -d 'Print CSV'
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l perplexity -d 'Compute the perplexity of --text instead'
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l json -d 'Print JSON'
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand doctor" -l config -d 'Configuration to go by [default: /etc/omni-inferd/config.toml if it is there]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand doctor" -l root -d 'Look at the files below this directory instead of the host\'s own' -r -F
@@ -256,7 +272,7 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_see
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "render" -d 'Render a chat request on standard input with a chat template'
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "parse-chat" -d 'Take a model\'s raw answer on standard input apart: content, reasoning, tool calls'
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "logits" -d 'Write the logits of a token sequence as a NumPy file'
-complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "bench" -d 'Measure a file\'s tokens per second, or the perplexity of a text'
+complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "bench" -d 'Measure speed: of a file, of a known shape, or all goals against the limits of this host'
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "doctor" -d 'Examine the host and the configuration: what was found, why it matters, what to do'
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c omnictl -n "__fish_omnictl_using_subcommand help; and not __fish_seen_subcommand_from status ps load unload chat complete health logs events reload demo inspect tokenize detokenize render parse-chat logits bench doctor completions man help" -f -a "man" -d 'Write the man pages'

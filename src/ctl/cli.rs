@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, watch};
+use super::{bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -88,8 +88,8 @@ pub enum FileCommand {
     ParseChat(textcmds::ParseChat),
     /// Write the logits of a token sequence as a NumPy file
     Logits(offline::LogitsArgs),
-    /// Measure a file's tokens per second, or the perplexity of a text
-    Bench(offline::BenchArgs),
+    /// Measure speed: of a file, of a known shape, or all goals against the limits of this host
+    Bench(Box<bench::BenchArgs>),
     /// Examine the host and the configuration: what was found, why it matters, what to do
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell
@@ -167,7 +167,7 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
         FileCommand::Render(args) => args.run(input(), output())?,
         FileCommand::ParseChat(args) => args.run(input(), output())?,
         FileCommand::Logits(args) => offline::run_logits(&args)?,
-        FileCommand::Bench(args) => offline::run_bench(&args)?,
+        FileCommand::Bench(args) => bench::run(&args, out)?,
         FileCommand::Doctor(args) => doctor::run(&args, out)?,
         FileCommand::Completions(args) => documents::completions(&args, &programs(), out)?,
         FileCommand::Man(args) => documents::man(&args, &programs(), out)?,

@@ -1,6 +1,6 @@
 //! What went wrong in a command, as its user reads it: what, why, what to do; and the exit status that goes with it.
 
-use super::{inspect, offline, textcmds};
+use super::{bench, inspect, offline, textcmds};
 use crate::api::error::ErrorBody;
 use http::StatusCode;
 use std::io;
@@ -116,6 +116,15 @@ impl From<inspect::Error> for Error {
 impl From<textcmds::Error> for Error {
     fn from(error: textcmds::Error) -> Self {
         of_file(&error)
+    }
+}
+
+impl From<bench::Error> for Error {
+    fn from(error: bench::Error) -> Self {
+        match error {
+            bench::Error::Usage(what) => Error::Usage(what),
+            _ => of_file(&error),
+        }
     }
 }
 

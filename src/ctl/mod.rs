@@ -1,6 +1,7 @@
 //! `omnictl`: one file per group of commands, over the daemon's Unix socket or on a file without a daemon. It decides
 //! nothing: what it shows comes from the control API and OpenAI's endpoints. Called by `src/bin/omnictl.rs`.
 
+pub mod bench; // speed of a file or a shape, limits of the host, goals, without a daemon
 pub mod chat; // chat, complete
 pub mod cli; // the command line and its dispatch
 pub mod client; // HTTP over the Unix socket
@@ -11,7 +12,7 @@ pub mod error; // what went wrong, and the exit status for it
 pub mod inspect; // what a GGUF file holds, without a daemon
 pub mod load; // load, unload
 pub mod models; // status, ps, health
-pub mod offline; // logits, perplexity and speed of a file, without a daemon
+pub mod offline; // logits and perplexity of a file, without a daemon
 pub mod output; // tables, colours, sizes and times for people
 pub mod progress; // the bar while a model loads
 mod root; // the host's files below a root directory

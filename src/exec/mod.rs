@@ -12,6 +12,7 @@ mod rope;
 mod solo;
 
 pub use crate::ops::cpu::Options as CpuOptions;
+pub use crate::ops::profile::Entry as ProfileEntry;
 pub use crate::ops::{KV_BLOCK, SeqSlice};
 pub use kv::KvType;
 pub use solo::{Solo, Wanted};
@@ -100,6 +101,40 @@ impl Executor {
     /// Kernels in use.
     pub fn isa(&self) -> &'static str {
         self.cpu.isa()
+    }
+
+    /// Begins or stops to note what each operation of a step takes.
+    pub fn profile(&self, on: bool) {
+        self.cpu.profile(on);
+    }
+
+    /// What was noted since the last call, the longest first.
+    pub fn take_profile(&self) -> Vec<ProfileEntry> {
+        self.cpu.take_profile()
+    }
+
+    /// Fills the cache of a sequence with arbitrary keys and values for its first `tokens` positions, as if they had been
+    /// evaluated: for measurements at a depth that would take minutes to reach.
+    pub fn pretend(&mut self, blocks: &[u32], tokens: usize) {
+        let (kv_heads, key_dim, value_dim) =
+            (self.model.hparams.kv_heads, self.model.hparams.key_dim, self.model.hparams.value_dim);
+        let mut state = 1u32;
+        let mut noise = |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        let (k, v) = (noise(KV_BLOCK * kv_heads * key_dim), noise(KV_BLOCK * kv_heads * value_dim));
+        for layer in 0..self.model.hparams.layers {
+            let mut cache = self.kv.layer(layer);
+            for start in (0..tokens).step_by(KV_BLOCK) {
+                let rows = KV_BLOCK.min(tokens - start);
+                let (k, v) = (&k[..rows * kv_heads * key_dim], &v[..rows * kv_heads * value_dim]);
+                self.cpu.kv_write(&mut cache, k, v, &[SeqSlice { first_row: 0, rows, start, blocks }]);
+            }
+        }
     }
 
     /// Bytes reserved for the KV cache.

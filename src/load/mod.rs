@@ -11,7 +11,7 @@ mod tests;
 pub use crate::gguf::Metadata;
 pub use crate::sys::memory::Mapping;
 pub use error::Error;
-pub use source::Source;
+pub use source::{Fill, Source};
 
 use crate::gguf::TensorInfo;
 use crate::model::Model;

@@ -113,9 +113,15 @@ fn reader(
     while !stop.load(Ordering::Relaxed) {
         let next = jobs.lock().map_or(None, |mut jobs| jobs.next());
         let Some(job) = next else { return };
-        let part = &source.parts[usize::from(job.file)];
         let bytes: usize = job.pieces.iter().map(|p| p.target.len()).sum();
-        let outcome = read_job(part, job, bounce.as_mut_slice()).map(|()| bytes as u64);
+        let outcome = match &source.made {
+            Some(made) => {
+                job.pieces.into_iter().for_each(|piece| (made.fill)(piece.offset, piece.target));
+                Ok(())
+            }
+            None => read_job(&source.parts[usize::from(job.file)], job, bounce.as_mut_slice()),
+        };
+        let outcome = outcome.map(|()| bytes as u64);
         if report.send(outcome).is_err() {
             return;
         }

@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of the first read; a header that is longer is read on.
 const FIRST_READ: u64 = 1 << 20;
@@ -17,6 +18,22 @@ pub struct Source {
     /// Metadata and tensor directory of all parts.
     pub header: gguf::File,
     pub(super) parts: Vec<Part>,
+    pub(super) made: Option<Made>,
+}
+
+/// Writes the bytes of a file from an offset on: any range at any time, always the same, from several threads at once.
+pub type Fill = dyn Fn(u64, &mut [u8]) + Send + Sync;
+
+/// A file that is on no disk.
+pub(super) struct Made {
+    name: PathBuf,
+    pub fill: Arc<Fill>,
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Made({})", self.name.display())
+    }
 }
 
 /// One file of it.
@@ -67,7 +84,12 @@ impl Source {
             parts.push(part);
         }
         let header = gguf::File::merge(headers).map_err(|source| Error::Split { path: path.into(), source })?;
-        Ok(Source { header, parts })
+        Ok(Source { header, parts, made: None })
+    }
+
+    /// A model whose weights `fill` makes, for measurements without a file. `header` is that of the file they would be in.
+    pub fn made(name: impl Into<PathBuf>, header: gguf::File, fill: Arc<Fill>) -> Source {
+        Source { header, parts: Vec::new(), made: Some(Made { name: name.into(), fill }) }
     }
 
     /// Binds the tensors to a model and checks that their data is all there. Reads no weight.
@@ -76,7 +98,7 @@ impl Source {
     /// [`Error::Model`] when this build cannot run it, [`Error::Gguf`] when a file is too short for its tensors.
     pub fn bind(&self) -> Result<Model<TensorInfo>, Error> {
         let model = model::bind(&self.header).map_err(|source| Error::Model { path: self.path().into(), source })?;
-        for tensor in &self.header.tensors {
+        for tensor in self.header.tensors.iter().filter(|_| self.made.is_none()) {
             let part = &self.parts[usize::from(tensor.file)];
             let end = tensor.offset.saturating_add(tensor.size);
             if end > part.len {
@@ -87,9 +109,9 @@ impl Source {
         Ok(model)
     }
 
-    /// The first file's path.
+    /// The first file's path, or the name of what is on no disk.
     pub fn path(&self) -> &Path {
-        &self.parts[0].path
+        self.made.as_ref().map_or_else(|| self.parts[0].path.as_path(), |made| &made.name)
     }
 
     /// Refuses files that were written to since they were opened.

@@ -5,6 +5,7 @@
 //! not fit are the caller's mistake and panic with the numbers; a model's shapes are checked when it is bound.
 
 pub mod cpu;
+pub mod profile;
 pub mod reference;
 mod rope;
 mod tensor;
@@ -206,6 +207,15 @@ impl Attention<'_> {
         let positions: u64 =
             self.seqs.iter().map(|s| (s.start + s.rows - visible_from(s.start, self.window)) as u64).sum();
         positions * per_position + f32_bytes(self.q.len() + self.out.len())
+    }
+
+    /// Multiplications and additions of scores and weighted values.
+    pub fn operations(&self) -> u64 {
+        let shape = &self.kv.shape;
+        let seen = |s: &SeqSlice<'_>| -> u64 {
+            (s.start..s.start + s.rows).map(|p| (p + 1 - visible_from(p, self.window)) as u64).sum()
+        };
+        2 * (self.heads * (shape.key_dim + shape.value_dim)) as u64 * self.seqs.iter().map(seen).sum::<u64>()
     }
 
     /// Panics with the numbers when the arguments do not fit together.

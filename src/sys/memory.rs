@@ -94,6 +94,16 @@ pub fn limit_growth(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_DATA, soft.min(now.saturating_add(bytes)), hard)?)
 }
 
+/// Most bytes that this process ever had resident at once.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn peak_resident() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    kib_field(&status, "VmHWM:")
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status has no VmHWM"))
+}
+
 /// The value of `key` in `/proc/meminfo`'s format, in bytes.
 fn kib_field(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(key))?;

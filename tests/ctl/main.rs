@@ -294,6 +294,25 @@ async fn commands_on_files_need_no_daemon() {
         let done = run(nowhere, args, "").await;
         assert_eq!(done.code, 4, "{done:?}");
     }
+    let done = run(nowhere, &["bench", model, "--load", "--json"], "").await;
+    assert!(done.code == 0 && json(&done)["bytes"].as_u64() > Some(1 << 20), "{done:?}");
+    assert!(json(&done)["peak_resident"].as_u64() >= json(&done)["bytes"].as_u64(), "{done:?}");
+    let picture = out.path().join("speed.svg");
+    let line =
+        ["bench", "--shape", "tiny", "-p", "8", "-n", "2", "-r", "1", "--csv", "--plot", picture.to_str().unwrap()];
+    let done = run(nowhere, &line, "").await;
+    assert!(done.code == 0 && done.out.lines().count() == 3 && plain_csv(&done.out), "{done:?}");
+    assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg "));
+    let done = run(nowhere, &["bench", model, "-p", "0", "-n", "0"], "").await;
+    assert!(done.code == 2 && done.err.contains("nothing to measure"), "{done:?}");
     assert_eq!(run(nowhere, &["--help"], "").await.out.matches("the daemon cannot be reached").count(), 1);
     assert_eq!(run(nowhere, &["nonsense"], "").await.code, 2);
+}
+
+/// Every line has as many fields as the head; the model's name is quoted for its comma.
+fn plain_csv(text: &str) -> bool {
+    let unquoted = |line: &str| line.split('"').step_by(2).collect::<String>().split(',').count();
+    let mut lines = text.lines();
+    let head = lines.next().map_or(0, unquoted);
+    head > 15 && lines.all(|line| unquoted(line) == head && line.contains("\"tiny q4_k_m, random\""))
 }

@@ -4,6 +4,7 @@
 // Helpers outside of `#[test]` functions unwrap, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod bench;
 mod cancel;
 mod logits;
 mod perplexity;

@@ -1,8 +1,10 @@
-//! The offline commands on the bundled model: perplexity over the bundled text, logits as a NumPy file, speed rows.
+//! The offline commands on the bundled model: perplexity over the bundled text, logits as a NumPy file.
 
 use crate::support::{bundled, executor, json, root};
 use clap::Parser;
-use omni_inferd::ctl::offline::{BenchArgs, LogitsArgs, bench, perplexity, run_bench, run_logits};
+use omni_inferd::ctl::bench::{self, BenchArgs};
+use omni_inferd::ctl::offline::{LogitsArgs, perplexity, run_logits};
+use omni_inferd::ctl::output::{ColorChoice, Output};
 use omni_inferd::exec::{KvType, Solo, Wanted};
 use omni_inferd::load::Source;
 use omni_inferd::text::Tokenizer;
@@ -63,25 +65,14 @@ fn logits_are_written_as_numpy_reads_them() {
 }
 
 #[test]
-fn speed_rows_have_llama_benchs_names() {
-    let file = bundled("q8_0");
-    let line = ["bench", file.to_str().unwrap(), "-p", "16,32", "-n", "4", "-t", "2", "-r", "2", "--isa", "scalar"];
-    let rows = bench(&Bench::parse_from(line).args).unwrap();
-    let tests: Vec<_> = rows.iter().map(|r| (r.n_prompt, r.n_gen)).collect();
-    assert_eq!(tests, [(16, 0), (32, 0), (0, 4)]);
-    let json = serde_json::to_value(&rows[0]).unwrap();
-    assert_eq!((json["n_threads"].as_u64(), json["isa"].as_str()), (Some(2), Some("scalar")));
-    assert!(json["avg_ts"].as_f64().unwrap() > 0.0 && json["stddev_ts"].as_f64().is_some());
-}
-
-#[test]
 fn a_text_that_is_too_short_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let text = dir.path().join("short.txt");
     std::fs::write(&text, "Once upon a time").unwrap();
     let file = bundled("q8_0");
     let line = ["bench", "--perplexity", file.to_str().unwrap(), "--text", text.to_str().unwrap()];
-    let error = run_bench(&Bench::parse_from(line).args).unwrap_err();
+    let out = Output::new(false, ColorChoice::Never);
+    let error = bench::run(&Bench::parse_from(line).args, out).unwrap_err();
     assert!(error.to_string().contains("1024 are needed"), "{error}");
     assert!(Bench::try_parse_from(["bench", "x.gguf", "--perplexity"]).is_err(), "a text is required");
 }

@@ -1,14 +1,12 @@
-//! `omnictl logits` and `omnictl bench`: what a file computes and how fast, without a daemon. One sequence, one process,
+//! `omnictl logits` and `omnictl bench --perplexity`: what a file computes, without a daemon. One sequence, one process,
 //! the same forward pass as the worker's. For comparisons with other engines and for the tests.
 
-mod bench;
 mod logits;
 mod npy;
 mod perplexity;
 
-pub use bench::{BenchArgs, Row, bench, run_bench};
 pub use logits::{LogitsArgs, run_logits};
-pub use perplexity::{Perplexity, perplexity};
+pub use perplexity::{Perplexity, perplexity, run_perplexity};
 
 use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
 use crate::load::{self, Source};
@@ -56,6 +54,14 @@ pub struct CpuArgs {
     /// Compute threads; by default one per physical core.
     #[arg(short = 't', long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
+    /// Which CPUs and instructions.
+    #[command(flatten)]
+    pub backend: BackendArgs,
+}
+
+/// Which CPUs and instructions to compute with.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct BackendArgs {
     /// CPUs to run on, as in `taskset -c`.
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<String>,
@@ -67,12 +73,13 @@ pub struct CpuArgs {
     pub kv: KvType,
 }
 
-impl CpuArgs {
-    fn options(&self) -> CpuOptions {
+impl BackendArgs {
+    /// For a backend with as many threads.
+    pub(super) fn options(&self, threads: Option<usize>) -> CpuOptions {
         let best = self.isa.as_deref().and_then(|isa| ISA.iter().position(|known| *known == isa));
         let disabled = best.map_or(&[][..], |best| &ISA[best + 1..]);
         CpuOptions {
-            threads: self.threads,
+            threads,
             cpus: self.cpus.clone(),
             disable_isa: disabled.iter().map(ToString::to_string).collect(),
             pin: true,
@@ -80,7 +87,8 @@ impl CpuArgs {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+/// Reads a count.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
         Ok(n) => Ok(n),
@@ -104,7 +112,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
     let wish = Wish {
         context: Some(need.tokens),
         parallel: 1,
-        kv_element_bytes: cpu.kv.bytes(),
+        kv_element_bytes: cpu.backend.kv.bytes(),
         block_tokens: KV_BLOCK,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
@@ -112,8 +120,8 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
     let available = plan::available_memory().map_err(Error::Memory)?;
     let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available)?;
     let options = exec::Options {
-        cpu: cpu.options(),
-        kv_type: cpu.kv,
+        cpu: cpu.backend.options(cpu.threads),
+        kv_type: cpu.backend.kv,
         kv_blocks: placement.kv_blocks,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,

@@ -2,11 +2,14 @@
 //! not overlap (a shorter rest is dropped), each a sequence of its own whose first token becomes BOS where the model
 //! wants one; only the second half is scored, so that every scored token has half a context before it.
 
-use super::Error;
+use super::{CpuArgs, Error, Need, executor, read_text, tokenizer};
 use crate::exec::{Executor, Solo, Wanted};
+use crate::load::Source;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 /// Scored rows per step: bounds the logits in memory.
-pub(super) const LOGIT_ROWS: usize = 64;
+const LOGIT_ROWS: usize = 64;
 
 /// The least context that makes sense.
 const LEAST_CONTEXT: usize = 8;
@@ -78,4 +81,42 @@ fn log_probability(logits: &[f32], id: u32) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
     f64::from(logits[id as usize]) - max - sum.ln()
+}
+
+/// Computes the perplexity of a text in chunks of `ctx` tokens, at most `ubatch` a step, and prints it.
+///
+/// # Errors
+/// [`Error`].
+pub fn run_perplexity(
+    file: &Path,
+    text: &Path,
+    cpu: &CpuArgs,
+    ctx: usize,
+    ubatch: usize,
+    json: bool,
+) -> Result<(), Error> {
+    let source = Source::open(file)?;
+    let tokenizer = tokenizer(&source)?;
+    let tokens = tokenizer.encode(&read_text(text)?, true, false);
+    let rows = ubatch.clamp(LOGIT_ROWS, ctx.max(LOGIT_ROWS));
+    let mut exec = executor(&source, cpu, &Need { tokens: ctx, rows, logit_rows: LOGIT_ROWS })?;
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let show = io::stderr().is_terminal() && !json;
+    let result = perplexity(&mut exec, &tokens, bos, ctx, rows, &mut |done, all| {
+        if show {
+            eprint!("\rchunk {done} of {all}");
+        }
+    })?;
+    if show {
+        eprintln!();
+    }
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, &result).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        let Perplexity { perplexity, error, chunks, context, .. } = result;
+        writeln!(out, "perplexity {perplexity:.4} ± {error:.4} ({chunks} chunks of {context} tokens)")?;
+    }
+    Ok(out.flush()?)
 }

@@ -16,6 +16,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 mod pool;
+mod probe;
 mod scalar;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod vector;
 pub use acts::Scratch;
 pub use pack::pack_panels;
 
+use super::profile::{Entry, Observer, Work};
 use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
@@ -63,6 +65,7 @@ pub struct Cpu {
     pool: Pool,
     table: Table,
     attention: attention::Buffers,
+    observer: Observer,
 }
 
 impl Cpu {
@@ -92,7 +95,12 @@ impl Cpu {
         // More threads than CPUs are better moved around by the kernel.
         let pinned = if options.pin && threads <= places.len() { places.as_slice() } else { &[] };
         let pool = Pool::new(threads, pinned, spin)?;
-        Ok(Cpu { pool, table: Table::new(isa), attention: attention::Buffers::default() })
+        Ok(Cpu {
+            pool,
+            table: Table::new(isa),
+            attention: attention::Buffers::default(),
+            observer: Observer::default(),
+        })
     }
 
     /// Compute threads, the caller included.
@@ -105,6 +113,16 @@ impl Cpu {
         self.table.isa.name()
     }
 
+    /// Begins or stops to note what each operation takes.
+    pub fn profile(&self, on: bool) {
+        self.observer.switch(on);
+    }
+
+    /// What was noted since the last call, the longest first.
+    pub fn take_profile(&self) -> Vec<Entry> {
+        self.observer.take()
+    }
+
     /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
     /// kernels for panels of the type and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
@@ -114,6 +132,7 @@ impl Cpu {
 
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
     pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::embed(table, ids.len()));
         let cols = table.cols;
         assert_eq!(out.len(), ids.len() * cols, "out is not [tokens, {cols}]");
         let out = Parts::new(out);
@@ -128,6 +147,7 @@ impl Cpu {
 
     /// `out = x / √(mean(x²) + eps) · weight` for each row of `weight.cols` elements.
     pub fn rms_norm(&self, x: &[f32], weight: &Tensor, eps: f32, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("rms_norm", x.len(), 1));
         let cols = weight.cols;
         assert_eq!(x.len(), out.len(), "x and out differ in length");
         assert!(x.len().is_multiple_of(cols), "{} elements are not rows of {cols}", x.len());
@@ -142,6 +162,7 @@ impl Cpu {
 
     /// [`Cpu::rms_norm`] in place over heads of `weight.cols` elements (Qwen3's q and k norms).
     pub fn rms_norm_heads(&self, x: &mut [f32], weight: &Tensor, eps: f32) {
+        let _watch = self.observer.watch(|| Work::elementwise("rms_norm_heads", x.len(), 1));
         let cols = weight.cols;
         assert!(x.len().is_multiple_of(cols), "{} elements are not heads of {cols}", x.len());
         let (gain, heads, x) = (weight.to_f32(), x.len() / cols, Parts::new(x));
@@ -157,11 +178,13 @@ impl Cpu {
     /// quantised weights the activations are rounded to 8 bit, once per form needed; all jobs' rows are one parallel
     /// region.
     pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch) {
+        let _watch = self.observer.watch(|| Work::matmul(x, jobs));
         matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
     }
 
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
+        let _watch = self.observer.watch(|| Work::elementwise("rope", x.len(), 1));
         let (half, width) = (table.dims / 2, heads * head_dim);
         let tokens = x.len() / width;
         assert_eq!(x.len(), tokens * width, "x is not [tokens, {heads} * {head_dim}]");
@@ -186,6 +209,7 @@ impl Cpu {
         let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
         assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
         assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+        let _watch = self.observer.watch(|| Work::kv_write(kv, tokens));
         for seq in seqs {
             check_seq(seq, tokens, kv);
             for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
@@ -214,17 +238,20 @@ impl Cpu {
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
     /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
+        let _watch = self.observer.watch(|| Work::attention(&args));
         attention::attention(args, &self.table.vector, &self.pool, &self.attention);
     }
 
     /// `gate = gate · sigmoid(gate) · up`.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("silu_mul", gate.len(), 2));
         assert_eq!(gate.len(), up.len(), "gate and up differ in length");
         self.elementwise(gate, up, self.table.vector.silu_mul);
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("add", x.len(), 2));
         assert_eq!(x.len(), y.len(), "x and y differ in length");
         self.elementwise(x, y, self.table.vector.add);
     }

@@ -3,6 +3,7 @@
 mod attention;
 mod matmul;
 mod pool;
+mod probe;
 mod vector;
 
 use super::isa::{ALL, Isa};
