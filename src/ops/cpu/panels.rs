@@ -32,13 +32,13 @@ pub(crate) trait KUnpack: KBlock {
     fn unpack(v: &[Lanes], q: &mut [Lanes; 64]) -> ([Lanes; 4], [Lanes; 4]);
 }
 
-/// The vectors of a block.
+/// The vectors of a block, copied: a panel may start at any address.
 ///
 /// # Safety
-/// `vectors` of them are readable from `p` on for as long as the result lives.
+/// `vectors` of them are readable from `p` on, 52 at most.
 #[inline(always)]
-pub(crate) unsafe fn lanes<'a>(p: *const u8, vectors: usize, aligned: &'a mut [Lanes; 52]) -> &'a [Lanes] {
-    // SAFETY: the caller's word; panels may start at any address, so the bytes are copied.
+pub(crate) unsafe fn lanes(p: *const u8, vectors: usize, aligned: &mut [Lanes; 52]) -> &[Lanes] {
+    // SAFETY: the caller's word.
     unsafe { std::ptr::copy_nonoverlapping(p, aligned.as_mut_ptr().cast(), vectors * size_of::<Lanes>()) };
     &aligned[..vectors]
 }

@@ -4,6 +4,8 @@
 //! are rows, in two halves. `vpmaddubsw` makes words of two columns; as many are added as fit for sure, then `vpmaddwd`
 //! applies the scales. Exact integers, so the bits are those of `scalar`.
 
+#![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
+
 use crate::ops::cpu::acts::Acts;
 use crate::ops::cpu::blocks::{LegacyBlock, Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use crate::ops::cpu::panels::{self, KPanel, KUnpack, Lanes, LegacyUnpack};
