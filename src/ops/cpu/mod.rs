@@ -123,11 +123,11 @@ impl Cpu {
         self.observer.take()
     }
 
-    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
-    /// kernels for panels of the type and there is a whole panel, else as it is.
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier's
+    /// kernels for panels of the type are the faster ones and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        if fits && self.table.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        if fits && self.table.packs(dtype) { Layout::Packed } else { Layout::Plain }
     }
 
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.

@@ -114,6 +114,12 @@ impl Table {
         Kernels { plain, packed: self.packed(dtype).unwrap_or(scalar) }
     }
 
+    /// Whether matrices of a type are best packed for this tier. Without VNNI only Q4_K gains in decode and prefill: the
+    /// kernels of the other types unpack slower than those of plain rows and serve what is packed already.
+    pub(crate) fn packs(&self, dtype: DType) -> bool {
+        self.packed(dtype).is_some() && (self.isa == Isa::Avx512Vnni || dtype == DType::Q4_K)
+    }
+
     /// The tier's own kernel for panels of a weight type.
     pub(crate) fn packed(&self, dtype: DType) -> Option<Kernel> {
         (self.packed)(dtype)
