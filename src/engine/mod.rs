@@ -99,7 +99,7 @@ pub struct Usage {
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SubmitError {
-    #[error("the queue is full ({limit} requests wait); try again in {retry_after:?}")]
+    #[error("the queue is full ({limit} waiting); try again in {retry_after:?}")]
     QueueFull { limit: usize, retry_after: Duration },
     #[error(
         "the prompt has {prompt} tokens, the context is {context}; shorten it or load the model with a larger context"
@@ -127,6 +127,8 @@ pub struct Stats {
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub completion_tokens_total: u64,
+    /// Bytes of the step buffers as they are now: those planned, for as long as the engine runs.
+    pub scratch_bytes: u64,
     pub requests_total: u64,
     pub cancelled_total: u64,
     pub steps_total: u64,

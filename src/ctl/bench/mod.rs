@@ -176,10 +176,9 @@ fn bench_shown(args: &BenchArgs, show: &Progress) -> Result<Vec<Row>, Error> {
         _ => None,
     };
     let path = written.as_ref().map(|file| file.0.as_path()).or(args.path());
-    let backends = settings.backends.len();
     let subject = match (path, &args.shape) {
-        (Some(path), _) => Subject::open(path, &need, settings.kv, backends, show)?,
-        (None, Some(sized)) => Subject::make(sized, args.quant, &need, settings.kv, backends, show)?,
+        (Some(path), _) => Subject::open(path, &need, &settings, show)?,
+        (None, Some(sized)) => Subject::make(sized, args.quant, &need, &settings, show)?,
         (None, None) => return Err(Error::Usage("name a file or --shape".into())),
     };
     let mut peer = match (&found, path) {

@@ -117,6 +117,7 @@ fn fill(tensors: &[Piece], offset: u64, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::Layout;
 
     #[test]
     fn the_file_on_disk_is_the_one_in_memory() {
@@ -127,7 +128,8 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), made.bytes());
         let (disk, memory) = (Source::open(&path).unwrap(), made.source());
         assert_eq!(disk.header.tensors, memory.header.tensors);
-        let load = |source: &Source| source.load(source.bind().unwrap(), &mut |_| ()).unwrap();
+        let load =
+            |source: &Source| source.load(source.bind().unwrap(), &|_, _, _| Layout::Plain, &mut |_| ()).unwrap();
         let (disk, memory) = (load(&disk), load(&memory));
         for (a, b) in disk.tensors().into_iter().zip(memory.tensors()) {
             assert!(a.bytes() == b.bytes() && a.dtype == b.dtype, "{} differs", a.name);
