@@ -136,8 +136,8 @@ pub(crate) struct Acts<'a> {
     pub(crate) tokens: usize,
     /// Columns.
     pub(crate) cols: usize,
-    /// Columns of a block; 0 where nothing is quantised.
-    block_len: usize,
+    /// Columns of a block as a power of two: no kernel divides.
+    block_bits: u32,
     /// As given; `[tokens, cols]`.
     pub(crate) x: &'a [f32],
     /// 8-bit values.
@@ -153,7 +153,7 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { tokens: x.len() / cols, cols, block_len: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { tokens: x.len() / cols, cols, block_bits: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
     }
 
     /// Where in `q` a token's column stands; 16 times where in `sums`.
@@ -165,7 +165,7 @@ impl<'a> Acts<'a> {
     /// Where in `d` and `ds` a token's block stands.
     #[inline(always)]
     pub(crate) fn block(&self, token: usize, block: usize) -> usize {
-        self.column(token, block * self.block_len) / self.block_len
+        self.column(token, block << self.block_bits) >> self.block_bits
     }
 
     /// Scale of one block.
@@ -200,8 +200,9 @@ impl Buffer {
         grow(&mut self.ds, size.d);
     }
 
-    fn acts<'a>(&'a self, x: &'a [f32], tokens: usize, cols: usize, block_len: usize) -> Acts<'a> {
-        Acts { tokens, cols, block_len, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
+    fn acts<'a>(&'a self, x: &'a [f32], tokens: usize, cols: usize, block: usize) -> Acts<'a> {
+        let block_bits = block.trailing_zeros();
+        Acts { tokens, cols, block_bits, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
     }
 
     fn reserved(&self) -> u64 {
@@ -265,7 +266,7 @@ impl Scratch {
 
     /// What [`Scratch::quantise`] made of `x`.
     pub(crate) fn acts<'a>(&'a self, x: &'a [f32], cols: usize, format: Format) -> Acts<'a> {
-        let (buffer, block) = match format {
+        let (buffer, block): (_, usize) = match format {
             Format::Float => return Acts::float(x, cols),
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),

@@ -15,6 +15,8 @@ mod experts;
 mod isa;
 mod matmul;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod pool;
 mod probe;
 mod scalar;
@@ -170,8 +172,8 @@ impl Cpu {
         self.observer.take()
     }
 
-    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
-    /// kernels for panels of the type and there is a whole panel, else as it is.
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier's
+    /// kernels for panels of the type are the faster ones and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         self.table.layout(dtype, rows, cols)
     }
