@@ -58,6 +58,9 @@ pub enum Input {
     Exited(String),
     /// The number of active requests became zero.
     Idle,
+    /// The daemon itself stood still (stopped, suspended, starved): what a worker sent meanwhile was not read, so its
+    /// silence proves nothing.
+    Late,
     /// [`Lifecycle::deadline`] has passed.
     Tick,
 }
@@ -166,7 +169,7 @@ impl Lifecycle {
             Input::Load => self.load(now, true),
             Input::Want => self.load(now, false),
             Input::Unload { force } => self.unload(now, force, active),
-            Input::Progress => self.hear(now, None),
+            Input::Progress | Input::Late => self.hear(now, None),
             Input::Heartbeat { engine_age } => self.hear(now, Some(engine_age)),
             Input::Ready => self.ready(now),
             Input::Refused(reason) => self.refused(reason),

@@ -53,7 +53,12 @@ impl Task {
                 },
                 event = next_event(&mut self.worker) => Some(self.event(event)),
                 () = self.model.idle.notified() => (self.model.active() == 0).then_some(Input::Idle),
-                () = tick(self.lifecycle.deadline(self.model.active())) => Some(Input::Tick),
+                late = tick(self.lifecycle.deadline(self.model.active())) => {
+                    if late >= self.shared.settings().heartbeat_timeout / 4 {
+                        self.step(Input::Late).await;
+                    }
+                    Some(Input::Tick)
+                }
             };
             if let Some(input) = input {
                 self.step(input).await;
@@ -271,9 +276,13 @@ async fn next_event(worker: &mut Option<Worker>) -> WorkerEvent {
     }
 }
 
-async fn tick(deadline: Option<Instant>) {
+/// Waits for the deadline; answers how long ago it was then.
+async fn tick(deadline: Option<Instant>) -> Duration {
     match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        Some(deadline) => {
+            tokio::time::sleep_until(deadline.into()).await;
+            deadline.elapsed()
+        }
         None => std::future::pending().await,
     }
 }

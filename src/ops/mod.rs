@@ -5,12 +5,14 @@
 //! not fit are the caller's mistake and panic with the numbers; a model's shapes are checked when it is bound.
 
 pub mod cpu;
+mod experts;
 mod kv;
 pub mod profile;
 pub mod reference;
 mod rope;
 mod tensor;
 
+pub use experts::{ExpertInput, ExpertMatMul, Gating, MAX_GROUPS, RouteRule, Routes};
 pub use kv::{KV_BLOCK, KV_GROUP, KvLayer, KvShape};
 pub use rope::{RopeAngles, RopePairing, RopeTable};
 pub use tensor::Tensor;

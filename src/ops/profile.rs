@@ -1,7 +1,7 @@
 //! Where a step's time goes: an observer that the backend tells of each operation. Off, it costs one load of a flag per
 //! operation; on, two looks at the clock. Called by the backends; read through [`super::cpu::Cpu::take_profile`].
 
-use super::{Attention, KvLayer, MatMul, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
+use super::{Attention, ExpertMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -55,6 +55,17 @@ impl Work {
             types: types(jobs.iter().map(|job| job.weight)),
             bytes: jobs.iter().map(|job| job.bytes_moved(tokens)).sum(),
             operations: jobs.iter().map(|job| job.operations(tokens)).sum(),
+        }
+    }
+
+    /// Of products with experts.
+    pub(crate) fn expert_matmul(jobs: &[ExpertMatMul<'_>], routes: &Routes) -> Work {
+        Work {
+            op: "expert_matmul",
+            weights: jobs.iter().map(|job| short_name(&job.weight.name)).collect::<Vec<_>>().join(" "),
+            types: types(jobs.iter().map(|job| job.weight)),
+            bytes: jobs.iter().map(|job| job.bytes_moved(routes)).sum(),
+            operations: jobs.iter().map(|job| job.operations(routes)).sum(),
         }
     }
 

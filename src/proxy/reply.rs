@@ -38,83 +38,51 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Status, OpenAI error type, code and message.
-    fn facts(self) -> (StatusCode, &'static str, &'static str, String) {
-        let text = |text: &str| text.to_string();
+    /// Status, OpenAI error type, code.
+    fn facts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Refusal::NotFound => (
-                StatusCode::NOT_FOUND,
-                "invalid_request_error",
-                "not_found",
-                text("unknown path; the API is under /v1/, probes are /health and /ready"),
-            ),
-            Refusal::BadKey => (
-                StatusCode::UNAUTHORIZED,
-                "authentication_error",
-                "invalid_api_key",
-                text("missing or unknown API key; send one as `Authorization: Bearer KEY` or `x-api-key: KEY`"),
-            ),
-            Refusal::Forbidden => (
-                StatusCode::FORBIDDEN,
-                "permission_error",
-                "address_not_allowed",
-                text("this address may not connect; ask the operator to add it to the proxy's allow-list"),
-            ),
-            Refusal::TooLarge { limit } => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "invalid_request_error",
-                "request_too_large",
-                format!("the request's body is over the limit of {limit} bytes; send a smaller one"),
-            ),
-            Refusal::Expectation => (
-                StatusCode::EXPECTATION_FAILED,
-                "invalid_request_error",
-                "expectation_failed",
-                text("the only expectation that can be met is `Expect: 100-continue`; leave the field out"),
-            ),
-            Refusal::BodyTimeout => (
-                StatusCode::REQUEST_TIMEOUT,
-                "invalid_request_error",
-                "request_timeout",
-                text("the request's body stopped coming; send it without long pauses"),
-            ),
-            Refusal::BadBody => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request_error",
-                "bad_body",
-                text("the request's body ended early or is malformed; send it whole"),
-            ),
-            Refusal::TooManyConnections => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limit_error",
-                "too_many_connections",
-                text("too many connections from this address; reuse or close some"),
-            ),
-            Refusal::Busy => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "server_error",
-                "overloaded",
-                text("the proxy is at its limit; try again shortly"),
-            ),
-            Refusal::Unavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "server_error",
-                "upstream_unavailable",
-                text("the inference daemon cannot be reached; try again shortly, or ask the operator to start it"),
-            ),
-            Refusal::Dropped => (
-                StatusCode::BAD_GATEWAY,
-                "server_error",
-                "upstream_failed",
-                text("the inference daemon closed the connection before it answered; try again"),
-            ),
-            Refusal::Stuck => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "server_error",
-                "upstream_timeout",
-                text("the inference daemon does not answer; try again later, or ask the operator to look at it"),
-            ),
+            Refusal::NotFound => (StatusCode::NOT_FOUND, "invalid_request_error", "not_found"),
+            Refusal::BadKey => (StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+            Refusal::Forbidden => (StatusCode::FORBIDDEN, "permission_error", "address_not_allowed"),
+            Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large"),
+            Refusal::Expectation => (StatusCode::EXPECTATION_FAILED, "invalid_request_error", "expectation_failed"),
+            Refusal::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout"),
+            Refusal::BadBody => (StatusCode::BAD_REQUEST, "invalid_request_error", "bad_body"),
+            Refusal::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_connections"),
+            Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "overloaded"),
+            Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "upstream_unavailable"),
+            Refusal::Dropped => (StatusCode::BAD_GATEWAY, "server_error", "upstream_failed"),
+            Refusal::Stuck => (StatusCode::GATEWAY_TIMEOUT, "server_error", "upstream_timeout"),
         }
+    }
+
+    /// What happened, and what to do.
+    fn message(self) -> String {
+        let text = match self {
+            Refusal::NotFound => "unknown path; the API is under /v1/, probes are /health and /ready",
+            Refusal::BadKey => {
+                "missing or unknown API key; send one as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            }
+            Refusal::Forbidden => "this address may not connect; ask the operator to add it to the proxy's allow-list",
+            Refusal::TooLarge { limit } => {
+                return format!("the request's body is over the limit of {limit} bytes; send a smaller one");
+            }
+            Refusal::Expectation => {
+                "the only expectation that can be met is `Expect: 100-continue`; leave the field out"
+            }
+            Refusal::BodyTimeout => "the request's body stopped coming; send it without long pauses",
+            Refusal::BadBody => "the request's body ended early or is malformed; send it whole",
+            Refusal::TooManyConnections => "too many connections from this address; reuse or close some",
+            Refusal::Busy => "the proxy is at its limit; try again shortly",
+            Refusal::Unavailable => {
+                "the inference daemon cannot be reached; try again shortly, or ask the operator to start it"
+            }
+            Refusal::Dropped => "the inference daemon closed the connection before it answered; try again",
+            Refusal::Stuck => {
+                "the inference daemon does not answer; try again later, or ask the operator to look at it"
+            }
+        };
+        text.into()
     }
 
     /// Seconds after which to try again, for those where that helps.
@@ -128,7 +96,7 @@ impl Refusal {
 
     /// The error object's JSON text.
     fn json(self) -> (StatusCode, String) {
-        let (status, kind, code, message) = self.facts();
+        let ((status, kind, code), message) = (self.facts(), self.message());
         (status, json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string())
     }
 

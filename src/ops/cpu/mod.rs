@@ -11,9 +11,12 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod codes;
+mod experts;
 mod isa;
 mod matmul;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod pool;
 mod probe;
 mod scalar;
@@ -28,7 +31,10 @@ pub use pack::pack_panels;
 pub use pool::Pool;
 
 use super::profile::{Entry, Observer, Work};
-use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor};
+use super::{
+    Attention, Error, ExpertInput, ExpertMatMul, KvLayer, MatMul, RopeAngles, RopeTable, RouteRule, Routes, SeqSlice,
+    Tensor,
+};
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
@@ -166,8 +172,8 @@ impl Cpu {
         self.observer.take()
     }
 
-    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
-    /// kernels for panels of the type and there is a whole panel, else as it is.
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier's
+    /// kernels for panels of the type are the faster ones and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         self.table.layout(dtype, rows, cols)
     }
@@ -222,6 +228,66 @@ impl Cpu {
     pub fn matmul(&self, x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch) {
         let _watch = self.observer.watch(|| Work::matmul(x, jobs));
         matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
+    }
+
+    /// Chooses each row's experts by its `scores` `[rows, experts]`, which are used up. `bias` `[experts]` is added for the
+    /// choice alone.
+    pub fn route(&self, scores: &mut [f32], bias: Option<&Tensor>, rule: &RouteRule, routes: &mut Routes) {
+        let _watch = self.observer.watch(|| Work::elementwise("route", scores.len(), 1));
+        let rows = scores.len() / rule.experts;
+        assert_eq!(scores.len(), rows * rule.experts, "scores are not [rows, {}]", rule.experts);
+        let bias = bias.map(Tensor::to_f32);
+        assert!(bias.as_ref().is_none_or(|b| b.len() == rule.experts), "the bias is not [{}]", rule.experts);
+        routes.reset(rule, rows);
+        let (scores, chosen) = (Parts::new(scores), Parts::new(&mut routes.chosen));
+        let weights = Parts::new(&mut routes.weights);
+        self.each(rows, 16 * rule.experts, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let (scores, chosen, weights) = unsafe {
+                    let at = row * rule.used;
+                    (
+                        scores.part(row * rule.experts, rule.experts),
+                        chosen.part(at, rule.used),
+                        weights.part(at, rule.used),
+                    )
+                };
+                rule.choose(scores, bias.as_deref(), chosen, weights);
+            }
+        });
+        routes.group(rule.experts);
+    }
+
+    /// All `jobs` over the same activations, each pair's row with its expert's matrix. All active experts of all jobs are
+    /// one parallel region.
+    pub fn expert_matmul(
+        &self,
+        x: ExpertInput<'_>,
+        routes: &Routes,
+        jobs: &mut [ExpertMatMul<'_>],
+        scratch: &mut Scratch,
+    ) {
+        let _watch = self.observer.watch(|| Work::expert_matmul(jobs, routes));
+        experts::expert_matmul(x, routes, jobs, scratch, &self.table, &self.pool);
+    }
+
+    /// `out[row] = Σ weight · x[pair]` over the row's pairs, best first; `x` `[pairs, cols]`, `out` `[rows, cols]`.
+    pub fn combine(&self, x: &[f32], routes: &Routes, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("combine", x.len(), 1));
+        let rows = routes.batch();
+        let cols = out.len() / rows.max(1);
+        assert!(out.len() == rows * cols && x.len() == routes.len() * cols, "x is not [pairs, {cols}]");
+        let out = Parts::new(out);
+        self.each(rows, cols, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let out = unsafe { out.part(row * cols, cols) };
+                out.fill(0.0);
+                for (pair, weight) in routes.of_row(row) {
+                    out.iter_mut().zip(&x[pair * cols..][..cols]).for_each(|(out, x)| *out += weight * x);
+                }
+            }
+        });
     }
 
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.

@@ -106,6 +106,8 @@ impl Table {
         let packed: fn(DType) -> Option<Kernel> = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512::packed::kernel,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => avx2::packed::kernel,
             _ => |_| None,
         };
         Table { isa, quantise, vector, attention: attention::Tier::new(isa), kernel, packed }
@@ -121,7 +123,10 @@ impl Table {
     /// How a matrix `[rows, cols]` of `dtype` is best laid out.
     pub(crate) fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        if fits && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        // Without VNNI only Q4_K gains in decode and prefill: for other types the kernels of panels unpack slower than
+        // those of plain rows, and serve what is packed already.
+        let faster = self.isa == Isa::Avx512Vnni || dtype == DType::Q4_K;
+        if fits && faster && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
     }
 
     /// The tier's own kernel for panels of a weight type.

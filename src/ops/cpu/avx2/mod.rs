@@ -6,6 +6,7 @@ mod fp4;
 mod kquants;
 mod lanes;
 mod legacy;
+pub(super) mod packed;
 
 pub(crate) use lanes::Pairs;
 

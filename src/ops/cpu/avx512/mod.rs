@@ -5,10 +5,12 @@ mod float;
 mod kquants;
 mod lanes;
 mod legacy;
+mod pack;
 pub(super) mod packed;
 mod tile;
 
 pub(crate) use lanes::Wide;
+pub(super) use pack::pack;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
