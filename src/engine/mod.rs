@@ -127,6 +127,8 @@ pub struct Stats {
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub completion_tokens_total: u64,
+    /// Bytes of the step buffers as they are now: those planned, for as long as the engine runs.
+    pub scratch_bytes: u64,
     pub requests_total: u64,
     pub cancelled_total: u64,
     pub steps_total: u64,

@@ -3,10 +3,11 @@
 use super::handle::Handle;
 use super::run::Engine;
 use super::shared::Shared;
-use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
+use crate::gguf::TensorInfo;
 use crate::load::{self, Metadata, Progress, Source};
-use crate::model::Hparams;
-use crate::plan::{self, Placement, Refusal, Wish};
+use crate::model::{Hparams, Model};
+use crate::plan::{self, Needs, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -79,6 +80,10 @@ pub struct ModelFacts {
     pub layers: usize,
     /// `f16` or `f32`.
     pub kv_type: String,
+    /// How the file was read, e.g. `io_uring, direct`.
+    pub read_by: String,
+    /// Bytes of this process on huge pages once the weights were read.
+    pub huge_page_bytes: u64,
     /// What the operator should know, e.g. a context shortened for want of memory.
     pub notes: Vec<String>,
 }
@@ -138,15 +143,25 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
         None => plan::available_memory().map_err(OpenError::Memory)?,
     };
     let weight_bytes = model.weight_bytes();
-    let placement = plan::place(&model.hparams, weight_bytes, &wish(options), available)?;
-    let limits = limits(options, &placement);
+    let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
+    let wish = Wish { context: options.context, parallel: options.parallel };
+    let placement = plan::place(&model.hparams, weight_bytes, &wish, available, |context, parallel| {
+        needs(&model, options, &limits(options, context, parallel), threads)
+    })?;
+    let limits = limits(options, placement.context, placement.parallel);
     let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
-    let weights = source.load(model, progress)?;
+    let mut watch = |now: Progress| {
+        facts.read_by = now.method.to_string();
+        progress(now);
+    };
+    let exec_options = exec_options(options, &limits);
+    let layouts = Layouts::new(&exec_options.cpu).map_err(exec::Error::from)?;
+    let weights = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut watch)?;
+    facts.huge_page_bytes = load::huge_page_bytes();
 
     let shared = Arc::new(Shared::new(limits.context, weights.hparams.vocab, limits.parallel, options.queue));
     let (inbox, submissions) = mpsc::sync_channel(shared.capacity());
     let (started, outcome) = mpsc::channel();
-    let exec_options = exec_options(options, &limits);
     let own = shared.clone();
     // The pool counts the thread that uses it, so it is made where it is used.
     let start = move || match Executor::new(weights, &exec_options) {
@@ -159,44 +174,50 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     let thread = std::thread::Builder::new().name("engine".into()).spawn(start).map_err(OpenError::Thread)?;
     let (threads, isa) = outcome.recv().map_err(|_| OpenError::Died)??;
     (facts.threads, facts.isa) = (threads, isa.to_string());
+    if let Some(asked) = options.threads.filter(|&asked| asked > threads) {
+        let why = "as many as there are CPUs, or CPU time of the control group, for it";
+        facts.notes.push(format!("{threads} compute threads run instead of {asked}: {why}"));
+    }
     Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
 }
 
-fn wish(options: &EngineOptions) -> Wish {
-    Wish {
-        context: options.context,
-        parallel: options.parallel,
-        kv_element_bytes: options.kv_type.bytes(),
+fn limits(options: &EngineOptions, context: usize, parallel: usize) -> Limits {
+    Limits {
+        blocks: context.div_ceil(KV_BLOCK).saturating_mul(parallel),
         block_tokens: KV_BLOCK,
-        max_rows: options.parallel.saturating_add(options.prefill_chunk),
-        max_logit_rows: options.parallel.saturating_add(PROMPT_LOGITS),
+        parallel,
+        // More rows than a context has are never used.
+        prefill_chunk: options.prefill_chunk.min(context),
+        prompt_logits: PROMPT_LOGITS,
+        context,
     }
 }
 
-fn limits(options: &EngineOptions, placement: &Placement) -> Limits {
-    Limits {
-        blocks: placement.kv_blocks,
-        block_tokens: KV_BLOCK,
-        parallel: options.parallel,
-        // More rows than a context has are never used.
-        prefill_chunk: options.prefill_chunk.min(placement.context),
-        prompt_logits: PROMPT_LOGITS,
-        context: placement.context,
+/// What executor and engine thread will reserve, each part counted by its owner.
+fn needs(model: &Model<TensorInfo>, options: &EngineOptions, limits: &Limits, threads: usize) -> Needs {
+    let scratch = exec::scratch_bytes(model, &exec_options(options, limits), threads);
+    Needs {
+        kv_bytes: exec::kv_bytes(&model.hparams, options.kv_type, limits.blocks),
+        scratch_bytes: scratch.saturating_add(Engine::bytes(limits, model.hparams.vocab)),
     }
 }
 
 fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
     exec::Options {
-        cpu: CpuOptions {
-            threads: options.threads,
-            cpus: options.cpus.clone(),
-            disable_isa: options.disable_isa.clone(),
-            pin: options.pin,
-        },
+        cpu: cpu_options(options),
         kv_type: options.kv_type,
         kv_blocks: limits.blocks,
         max_rows: limits.max_rows(),
         max_logit_rows: limits.max_logit_rows(),
+    }
+}
+
+fn cpu_options(options: &EngineOptions) -> CpuOptions {
+    CpuOptions {
+        threads: options.threads,
+        cpus: options.cpus.clone(),
+        disable_isa: options.disable_isa.clone(),
+        pin: options.pin,
     }
 }
 
@@ -216,6 +237,8 @@ fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &En
         vocab: hparams.vocab,
         layers: hparams.layers,
         kv_type: options.kv_type.name().to_string(),
+        read_by: String::new(),
+        huge_page_bytes: 0,
         notes: placement.notes.clone(),
     }
 }

@@ -33,6 +33,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(exec: Executor, limits: Limits, inbox: Receiver<Submission>, shared: Arc<Shared>) -> Engine {
+        let vocab = exec.hparams().vocab;
         shared.update(|stats| stats.kv_blocks_total = limits.blocks);
         Engine {
             exec,
@@ -41,10 +42,25 @@ impl Engine {
             next_id: 0,
             inbox,
             shared,
-            batch: Batch::default(),
+            batch: Batch::new(&limits),
             logit_rows: Vec::with_capacity(limits.max_logit_rows()),
-            scratch: Scratch::default(),
+            scratch: Scratch::new(vocab),
         }
+    }
+
+    /// Bytes that [`Engine::new`] reserves for a model with `vocab` tokens.
+    pub(super) fn bytes(limits: &Limits, vocab: usize) -> u64 {
+        let logit_rows = (limits.max_logit_rows() as u64).saturating_mul(size_of::<usize>() as u64);
+        [Scheduler::bytes(limits), Batch::bytes(limits), Scratch::bytes(vocab)]
+            .into_iter()
+            .fold(logit_rows, u64::saturating_add)
+    }
+
+    /// Bytes that executor and engine hold for their steps, the KV cache aside.
+    fn reserved(&self) -> u64 {
+        let logit_rows = (self.logit_rows.capacity() * size_of::<usize>()) as u64;
+        let own = self.sched.reserved() + self.batch.reserved() + self.scratch.reserved() + logit_rows;
+        self.exec.buffer_bytes() + own
     }
 
     /// Runs until the last handle is gone. A bug that panics ends every stream with an error and marks the engine dead.
@@ -199,9 +215,11 @@ impl Engine {
     fn report(&self) {
         let (running, waiting) = (self.sched.running().len(), self.sched.waiting());
         let pool = self.sched.pool();
+        let scratch = self.reserved();
         self.shared.update(|stats| {
             stats.running = running;
             stats.waiting = waiting;
+            stats.scratch_bytes = scratch;
             stats.kv_blocks_used = pool.used();
             stats.kv_blocks_cached = pool.cached();
         });

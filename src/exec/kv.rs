@@ -1,10 +1,10 @@
-//! The paged KV cache: one reservation for all layers, cut into blocks of [`KV_BLOCK`] tokens. Which sequence owns which
+//! The paged KV cache: one reservation for all layers, cut into blocks of [`super::KV_BLOCK`] tokens. Which sequence owns which
 //! block is the scheduler's business.
 
 use super::Error;
 use crate::load::Mapping;
 use crate::model::Hparams;
-use crate::ops::{KV_BLOCK, KvLayer, KvShape};
+use crate::ops::{KvLayer, KvShape};
 use crate::quant::DType;
 
 /// Element type of the KV cache.
@@ -18,14 +18,6 @@ pub enum KvType {
 }
 
 impl KvType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
-
     /// `f16` or `f32`.
     pub fn name(self) -> &'static str {
         match self {
@@ -54,6 +46,17 @@ impl std::str::FromStr for KvType {
     }
 }
 
+/// Bytes of a cache of `blocks` blocks for all layers of `model`.
+pub fn kv_bytes(model: &Hparams, kv_type: KvType, blocks: usize) -> u64 {
+    let shape = shape(model, kv_type);
+    let per_block = (shape.key_block_bytes() + shape.value_block_bytes()) as u64;
+    per_block.saturating_mul(model.layers as u64).saturating_mul(blocks as u64)
+}
+
+fn shape(model: &Hparams, kv_type: KvType) -> KvShape {
+    KvShape { kv_heads: model.kv_heads, key_dim: model.key_dim, value_dim: model.value_dim, dtype: kv_type.dtype() }
+}
+
 /// Keys and values of all layers: for each layer its keys, then its values, laid out as [`KvShape`] says.
 pub(super) struct KvCache {
     memory: Mapping,
@@ -64,16 +67,9 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Reserves `blocks` blocks for each layer.
     pub(super) fn new(model: &Hparams, kv_type: KvType, blocks: usize) -> Result<KvCache, Error> {
-        let shape = KvShape {
-            kv_heads: model.kv_heads,
-            key_dim: model.key_dim,
-            value_dim: model.value_dim,
-            dtype: kv_type.dtype(),
-        };
-        let per_token = model.layers * model.kv_heads * (model.key_dim + model.value_dim) * kv_type.bytes();
-        let bytes = per_token.saturating_mul(KV_BLOCK).saturating_mul(blocks);
+        let bytes = usize::try_from(kv_bytes(model, kv_type, blocks)).unwrap_or(usize::MAX);
         let memory = Mapping::new(bytes).map_err(|source| Error::Kv { bytes, source })?;
-        Ok(KvCache { memory, shape, blocks })
+        Ok(KvCache { memory, shape: shape(model, kv_type), blocks })
     }
 
     /// Bytes reserved.

@@ -11,14 +11,16 @@ mod kv;
 mod rope;
 mod solo;
 
-pub use crate::ops::cpu::Options as CpuOptions;
+pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
 pub use crate::ops::profile::Entry as ProfileEntry;
 pub use crate::ops::{KV_BLOCK, SeqSlice};
-pub use kv::KvType;
+pub use buffers::scratch_bytes;
+pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
 
-use crate::model::{Hparams, Model};
+use crate::model::{Hparams, Matrix, Model};
 use crate::ops::{self, RopeTable, Tensor, cpu};
+use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
 
@@ -36,6 +38,16 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+impl Matrix for Tensor {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
 }
 
 /// How to run a model.
@@ -80,12 +92,14 @@ impl Executor {
     /// # Errors
     /// [`Error`] when threads or memory are refused or a CPU option is wrong.
     pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
-        let cpu = cpu::Cpu::new(&options.cpu)?;
+        let mut cpu = cpu::Cpu::new(&options.cpu)?;
+        cpu.reserve_attention(&buffers::attention_size(&model.hparams, options));
+        let scratch = cpu::Scratch::with_size(&buffers::acts_size(&model, options));
         let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
         let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
-        Ok(Executor { model, cpu, scratch: cpu::Scratch::new(), rope, kv, buffers })
+        Ok(Executor { model, cpu, scratch, rope, kv, buffers })
     }
 
     /// The model's numbers.
@@ -142,8 +156,8 @@ impl Executor {
         self.kv.bytes()
     }
 
-    /// Bytes of the step buffers.
-    pub fn buffer_bytes(&self) -> usize {
-        self.buffers.bytes()
+    /// Bytes of the step buffers; see [`scratch_bytes`].
+    pub fn buffer_bytes(&self) -> u64 {
+        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved()
     }
 }

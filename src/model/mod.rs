@@ -14,6 +14,7 @@ pub mod report;
 mod walk;
 
 pub use error::Error;
+pub use walk::Matrix;
 
 use crate::gguf::{File, TensorInfo};
 use binder::Binder;

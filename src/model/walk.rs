@@ -50,6 +50,25 @@ impl<T> Model<T> {
     }
 }
 
+/// What the size of a product's activations depends on, known before and after loading.
+pub trait Matrix {
+    /// Type of the elements.
+    fn dtype(&self) -> DType;
+    /// Elements of a row.
+    fn cols(&self) -> usize;
+}
+
+impl Matrix for TensorInfo {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn cols(&self) -> usize {
+        // Exact: binding checked the shapes against numbers of this size.
+        self.shape.first().copied().unwrap_or(1) as usize
+    }
+}
+
 impl Model<TensorInfo> {
     /// Elements of all weights. A tied output counts once.
     pub fn parameters(&self) -> u64 {

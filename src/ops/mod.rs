@@ -261,7 +261,7 @@ pub(crate) fn visible_from(position: usize, window: Option<usize>) -> usize {
 
 /// Bytes of `n` F32 elements.
 pub const fn f32_bytes(n: usize) -> u64 {
-    4 * n as u64
+    (n as u64).saturating_mul(4)
 }
 
 /// Bytes that [`cpu::Cpu::embed`] moves: the rows read and the activations written.

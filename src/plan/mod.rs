@@ -25,14 +25,15 @@ pub struct Wish {
     pub context: Option<usize>,
     /// Sequences at once.
     pub parallel: usize,
-    /// Bytes of one cached element.
-    pub kv_element_bytes: usize,
-    /// Tokens per block of the cache.
-    pub block_tokens: usize,
-    /// Rows of the largest step.
-    pub max_rows: usize,
-    /// Rows of a step that may want logits.
-    pub max_logit_rows: usize,
+}
+
+/// What a model takes besides its weights, as those count it who will reserve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes of the KV cache.
+    pub kv_bytes: u64,
+    /// Bytes of all buffers of a step.
+    pub scratch_bytes: u64,
 }
 
 /// Where everything goes, in bytes.
@@ -52,8 +53,6 @@ pub struct Placement {
     pub context: usize,
     /// Sequences at once.
     pub parallel: usize,
-    /// Blocks of the cache, of all sequences.
-    pub kv_blocks: usize,
     /// What the operator should know: a context shortened for want of memory, or beyond the trained one.
     pub notes: Vec<String>,
 }
@@ -65,21 +64,26 @@ impl Placement {
     }
 }
 
-/// Decides the context and whether the model fits into `available` bytes.
+/// Decides the context and whether the model fits into `available` bytes. `needs` says what a context of so many tokens
+/// for so many sequences takes; it never shrinks as they grow.
 ///
 /// Without a wish the context is what the model was trained for, at most [`DEFAULT_CONTEXT`], and shortened (to 512 at
 /// least) when memory asks for it. A context that was asked for is kept or refused, never shortened.
 ///
 /// # Errors
 /// [`Refusal`] with all numbers and what would fit.
-pub fn place(model: &Hparams, weight_bytes: u64, wish: &Wish, available: u64) -> Result<Placement, Box<Refusal>> {
-    let fits = |context: usize, parallel: usize| {
-        let placement = measure(model, weight_bytes, &Wish { parallel, ..*wish }, context, available);
-        placement.total_bytes() <= available
-    };
+pub fn place(
+    model: &Hparams,
+    weight_bytes: u64,
+    wish: &Wish,
+    available: u64,
+    needs: impl Fn(usize, usize) -> Needs,
+) -> Result<Placement, Box<Refusal>> {
+    let measure = |context, parallel| measure(weight_bytes, context, parallel, available, needs(context, parallel));
+    let fits = |context: usize, parallel: usize| measure(context, parallel).total_bytes() <= available;
     let default = model.context.clamp(1, DEFAULT_CONTEXT);
     let wanted = wish.context.unwrap_or(default).max(1);
-    let mut placement = measure(model, weight_bytes, wish, wanted, available);
+    let mut placement = measure(wanted, wish.parallel);
     if placement.total_bytes() <= available {
         if wanted > model.context {
             placement.notes.push(format!(
@@ -93,7 +97,7 @@ pub fn place(model: &Hparams, weight_bytes: u64, wish: &Wish, available: u64) ->
     if wish.context.is_none()
         && let Some(context) = longest(wish.parallel).filter(|c| *c >= LEAST_CONTEXT.min(default))
     {
-        let mut placement = measure(model, weight_bytes, wish, context, available);
+        let mut placement = measure(context, wish.parallel);
         placement.notes.push(format!("the context is {context} instead of {default} tokens: memory allows no more"));
         return Ok(placement);
     }
@@ -116,14 +120,9 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     (low > 0).then_some(low)
 }
 
-fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, available_bytes: u64) -> Placement {
-    let blocks_per_sequence = context.div_ceil(wish.block_tokens);
-    let kv_blocks = blocks_per_sequence.saturating_mul(wish.parallel);
-    let kv_bytes = kv_bytes_per_token(model, wish.kv_element_bytes)
-        .saturating_mul(wish.block_tokens as u64)
-        .saturating_mul(kv_blocks as u64)
-        .min(u64::MAX >> 2);
-    let scratch_bytes = scratch_bytes(model, wish.max_rows, wish.max_logit_rows);
+fn measure(weight_bytes: u64, context: usize, parallel: usize, available_bytes: u64, needs: Needs) -> Placement {
+    // Beyond any memory; their sum must not wrap.
+    let [kv_bytes, scratch_bytes] = [needs.kv_bytes, needs.scratch_bytes].map(|bytes| bytes.min(u64::MAX >> 3));
     // Two hundredths for the allocator, page tables and what is not counted.
     let reserve_bytes = RESERVE + (weight_bytes + kv_bytes + scratch_bytes) / 50;
     Placement {
@@ -133,8 +132,7 @@ fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, avai
         reserve_bytes,
         available_bytes,
         context,
-        parallel: wish.parallel,
-        kv_blocks,
+        parallel,
         notes: Vec::new(),
     }
 }
@@ -145,25 +143,6 @@ fn measure(model: &Hparams, weight_bytes: u64, wish: &Wish, context: usize, avai
 /// When `/proc/meminfo` cannot be read.
 pub fn available_memory() -> std::io::Result<u64> {
     Ok(Memory::now()?.available)
-}
-
-/// Bytes of keys and values of one token in all layers.
-pub fn kv_bytes_per_token(model: &Hparams, element_bytes: usize) -> u64 {
-    (model.layers * model.kv_heads * (model.key_dim + model.value_dim) * element_bytes) as u64
-}
-
-/// Bytes of the buffers of a step of `rows` tokens: F32 activations, logits, and the activations quantised to 8 bit
-/// (at most as large as in F32) of the widest product.
-pub fn scratch_bytes(model: &Hparams, rows: usize, logit_rows: usize) -> u64 {
-    let attention =
-        model.heads * (model.key_dim + model.value_dim) + model.kv_heads * (model.key_dim + model.value_dim);
-    let widest = model.d_ff.max(model.d_model).max(model.heads * model.value_dim);
-    let per_row = 2 * model.d_model + attention + 2 * model.d_ff + model.rope.dims + widest;
-    let per_logit_row = model.d_model + model.vocab;
-    // The sampler's candidates take three words per token of the vocabulary.
-    let activations = (rows as u64).saturating_mul(per_row as u64);
-    let logits = (logit_rows as u64).saturating_mul(per_logit_row as u64);
-    activations.saturating_add(logits).saturating_add(3 * model.vocab as u64).min(u64::MAX >> 6) * 4
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{Architecture, Rope, RopeKind, RopeScaling};
+use crate::quant::DType;
 
 fn model() -> Hparams {
     Hparams {
@@ -23,7 +24,18 @@ fn model() -> Hparams {
 }
 
 fn wish(context: Option<usize>, parallel: usize) -> Wish {
-    Wish { context, parallel, kv_element_bytes: 2, block_tokens: 32, max_rows: 516, max_logit_rows: 36 }
+    Wish { context, parallel }
+}
+
+/// A cache of F16 in blocks of 32 tokens, and some buffers.
+fn needs(context: usize, parallel: usize) -> Needs {
+    let blocks = (context.div_ceil(32) as u64).saturating_mul(parallel as u64);
+    let per_block = 32 * model().kv_bytes_per_token(DType::F16);
+    Needs { kv_bytes: blocks.saturating_mul(per_block), scratch_bytes: 100 << 20 }
+}
+
+fn place(model: &Hparams, weights: u64, wish: &Wish, available: u64) -> Result<Placement, Box<Refusal>> {
+    super::place(model, weights, wish, available, needs)
 }
 
 const GIB: u64 = 1 << 30;
@@ -31,10 +43,12 @@ const WEIGHTS: u64 = 5 * GIB;
 
 #[test]
 fn bytes_are_exact() {
-    assert_eq!(kv_bytes_per_token(&model(), 2), 131_072, "Llama 3 8B: 128 KiB per token");
+    assert_eq!(model().kv_bytes_per_token(DType::F16), 131_072, "Llama 3 8B: 128 KiB per token");
     let placement = place(&model(), WEIGHTS, &wish(Some(1000), 4), 64 * GIB).unwrap();
-    assert_eq!(placement.kv_blocks, 4 * 32, "1000 tokens are 32 blocks of 32");
-    assert_eq!(placement.kv_bytes, 131_072 * 32 * 32 * 4);
+    assert_eq!(placement.kv_bytes, 131_072 * 32 * 32 * 4, "1000 tokens are 32 blocks of 32");
+    assert_eq!(placement.scratch_bytes, 100 << 20);
+    let counted = placement.weight_bytes + placement.kv_bytes + placement.scratch_bytes;
+    assert_eq!(placement.total_bytes(), counted + RESERVE + counted / 50);
     assert!(placement.notes.is_empty());
 }
 

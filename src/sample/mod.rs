@@ -113,10 +113,27 @@ pub struct Draw {
     pub logprobs: Option<Logprobs>,
 }
 
-/// Memory shared by all sequences' draws, so that a step allocates nothing once it has grown to the vocabulary.
+/// Memory shared by all sequences' draws, so that no draw from a vocabulary of its size allocates.
 #[derive(Debug, Default)]
 pub struct Scratch {
     candidates: Vec<Candidate>,
+}
+
+impl Scratch {
+    /// Room for draws from `vocab` tokens.
+    pub fn new(vocab: usize) -> Scratch {
+        Scratch { candidates: Vec::with_capacity(vocab) }
+    }
+
+    /// Bytes that [`Scratch::new`] reserves.
+    pub fn bytes(vocab: usize) -> u64 {
+        (vocab as u64).saturating_mul(size_of::<Candidate>() as u64)
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        (size_of::<Candidate>() * self.candidates.capacity()) as u64
+    }
 }
 
 /// One sequence's sampler: its parameters, what it has seen, and how many tokens it has drawn.

@@ -43,11 +43,11 @@ pub struct Limits {
 impl Limits {
     /// Most rows of a batch.
     pub fn max_rows(&self) -> usize {
-        self.parallel + self.prefill_chunk
+        self.parallel.saturating_add(self.prefill_chunk)
     }
 
     /// Most rows of a batch that want logits.
     pub fn max_logit_rows(&self) -> usize {
-        self.parallel + self.prompt_logits
+        self.parallel.saturating_add(self.prompt_logits).min(self.max_rows())
     }
 }

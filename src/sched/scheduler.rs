@@ -43,6 +43,29 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with room for the largest one.
+    pub fn new(limits: &Limits) -> Batch {
+        Batch {
+            items: Vec::with_capacity(limits.parallel),
+            tokens: Vec::with_capacity(limits.max_rows()),
+            admitted: Vec::with_capacity(limits.parallel),
+        }
+    }
+
+    /// Bytes that [`Batch::new`] reserves.
+    pub fn bytes(limits: &Limits) -> u64 {
+        let per_sequence = (size_of::<Item>() + size_of::<SeqId>()) as u64;
+        let tokens = (limits.max_rows() as u64).saturating_mul(size_of::<u32>() as u64);
+        (limits.parallel as u64).saturating_mul(per_sequence).saturating_add(tokens)
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        let Batch { items, tokens, admitted } = self;
+        let per_sequence = size_of::<Item>() * items.capacity() + size_of::<SeqId>() * admitted.capacity();
+        (per_sequence + size_of::<u32>() * tokens.capacity()) as u64
+    }
+
     fn clear(&mut self) {
         self.items.clear();
         self.tokens.clear();
@@ -69,7 +92,23 @@ impl Scheduler {
     /// An empty scheduler.
     pub fn new(limits: Limits) -> Self {
         debug_assert!(limits.blocks >= limits.context.div_ceil(limits.block_tokens), "one context must fit");
-        Scheduler { limits, pool: BlockPool::new(limits.blocks), waiting: VecDeque::new(), running: Vec::new() }
+        Scheduler {
+            limits,
+            pool: BlockPool::new(limits.blocks, limits.block_tokens),
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(limits.parallel),
+        }
+    }
+
+    /// Bytes that [`Scheduler::new`] reserves. A request's own tokens come and go with it and are not among them.
+    pub fn bytes(limits: &Limits) -> u64 {
+        let running = (limits.parallel as u64).saturating_mul(size_of::<Sequence>() as u64);
+        BlockPool::bytes(limits.blocks, limits.block_tokens).saturating_add(running)
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        self.pool.reserved() + (size_of::<Sequence>() * self.running.capacity()) as u64
     }
 
     /// Appends a job to the queue. The caller bounds the queue and checks the prompt: one token at least, less than the

@@ -9,3 +9,4 @@ pub mod net; // Unix sockets: binding, peer credentials
 pub mod notify; // the service manager: ready, reloading, stopping, status, watchdog
 pub mod process; // children that inherit descriptors and die with their parent
 pub mod topology; // sockets, NUMA nodes, caches, cores and their siblings, the cgroup's quota
+pub mod uring; // many reads in flight from one thread

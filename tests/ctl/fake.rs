@@ -118,6 +118,8 @@ fn ready(id: &str) -> ModelStatus {
         isa: "avx2".into(),
         vocab: 2048,
         kv_type: "f16".into(),
+        read_by: "io_uring, direct".into(),
+        huge_page_bytes: 2 << 20,
     };
     let stats = Stats {
         running: 1,

@@ -1,9 +1,10 @@
 //! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
 
-use crate::support::{bundled, greedy, options, request, run, start, unpack};
-use omni_inferd::engine::{EngineOptions, OpenError, open};
+use crate::support::{bundled, collect, eventually, greedy, options, request, run, start, unpack};
+use omni_inferd::engine::{EngineOptions, OpenError, Opened, Request, open};
 use omni_inferd::gguf::{Value, write::Builder};
 use omni_inferd::load;
+use omni_inferd::sample::Params;
 
 fn refusal(path: &std::path::Path, options: &EngineOptions) -> OpenError {
     let mut reads = 0;
@@ -42,10 +43,31 @@ fn planned_bytes_are_those_that_are_reserved() {
     // 4 sequences of 256 tokens, 3 layers, 4 heads, 32 + 32 dimensions, F16.
     assert_eq!(opened.facts.kv_bytes, 4 * 256 * 3 * 4 * 64 * 2);
     assert!((2_800_000..3_000_000).contains(&opened.facts.parameters), "{}", opened.facts.parameters);
-    let exec = crate::support::executor(&bundled("f16"), omni_inferd::exec::KvType::F16, 256);
-    let planned = omni_inferd::plan::scratch_bytes(exec.hparams(), 256, 256);
-    assert!(exec.buffer_bytes() as u64 <= planned && planned < 2 * exec.buffer_bytes() as u64);
-    assert_eq!(exec.kv_bytes(), 256 * 3 * 4 * 64 * 2);
+}
+
+/// Step buffers are counted before anything is loaded, to the byte, and never grow: long and short prompts, prompt
+/// log-probabilities, several sequences, every way to draw, and threads that share one sequence's attention.
+#[test]
+fn planned_step_buffers_never_grow() {
+    for (kind, threads, prefill_chunk) in [("f16", 1, 512), ("q8_0", 2, 48), ("q4_k_m", 8, 7)] {
+        let options = EngineOptions { context: Some(1100), threads: Some(threads), prefill_chunk, ..options() };
+        let Opened { handle, facts, .. } = open(&bundled(kind), &options, &mut |_| ()).unwrap();
+        let prompt: Vec<u32> = (0..facts.context as u32 - 20).map(|i| 3 + i * 7 % 900).collect();
+        let sampled = Params { temperature: 1.0, typical_p: 0.9, top_p: 0.9, logprobs: Some(20), ..Params::default() };
+        let requests = [
+            request(&prompt, 5, greedy()),
+            request(&prompt[7..300], 5, sampled.clone()),
+            Request { prompt_logprobs: Some(5), ..request(&prompt[9..200], 2, sampled) },
+            request(&[1, 2, 3], 9, greedy()),
+        ];
+        let streams: Vec<_> = requests.into_iter().map(|request| handle.submit(request).unwrap()).collect();
+        for stream in streams {
+            collect(stream).end.unwrap().unwrap();
+        }
+        // Counted again after the last step, together with this.
+        eventually("all have ended", || handle.stats().running == 0);
+        assert_eq!(handle.stats().scratch_bytes, facts.scratch_bytes, "{kind}");
+    }
 }
 
 #[test]

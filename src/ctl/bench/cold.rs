@@ -3,8 +3,9 @@
 
 use super::Error;
 use crate::ctl::output::bytes;
+use crate::exec::{self, CpuOptions, Layouts};
 use crate::load::Source;
-use crate::plan::{self, Wish};
+use crate::plan::{self, Needs, Wish};
 use crate::sys::memory::peak_resident;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,12 +33,14 @@ pub fn load(file: &Path) -> Result<Cold, Error> {
     let began = Instant::now();
     let source = Source::open(file)?;
     let model = source.bind()?;
-    let wish =
-        Wish { context: Some(1), parallel: 1, kv_element_bytes: 2, block_tokens: 32, max_rows: 1, max_logit_rows: 1 };
     let available = plan::available_memory().map_err(Error::Memory)?;
-    plan::place(&model.hparams, model.weight_bytes(), &wish, available)?;
+    let wish = Wish { context: Some(1), parallel: 1 };
+    // The weights are all that will be reserved.
+    let needs = |_, _| Needs { kv_bytes: 0, scratch_bytes: 0 };
+    plan::place(&model.hparams, model.weight_bytes(), &wish, available, needs)?;
     let bytes = model.weight_bytes();
-    let loaded = source.load(model, &mut |_| ())?;
+    let layouts = Layouts::new(&CpuOptions::default()).map_err(exec::Error::from)?;
+    let loaded = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut |_| ())?;
     let seconds = began.elapsed().as_secs_f64();
     drop(loaded);
     let peak_resident = peak_resident().map_err(Error::Memory)?;

@@ -5,8 +5,7 @@ use super::peer::Peer;
 use super::profile::{self, ProfileRow};
 use super::row::{Case, PeerRow, Row, mean_and_deviation, median};
 use super::{Error, Subject};
-use crate::exec::{Batch, CpuOptions, Executor, KV_BLOCK, KvType, Options, SeqSlice};
-use crate::plan::{self, Wish};
+use crate::exec::{self, Batch, CpuOptions, Executor, KV_BLOCK, KvType, Options, SeqSlice};
 use std::time::{Duration, Instant};
 
 /// Tokens of the unmeasured run before the rounds.
@@ -99,15 +98,14 @@ impl Need {
         Need { context: most(|case| case.context()), batch, rows: ubatch.min(prompt).max(batch) }
     }
 
-    /// For the plan, when `backends` caches exist at once.
-    pub fn wish(&self, kv: KvType, backends: usize) -> Wish {
-        Wish {
-            context: Some(self.context),
-            parallel: self.batch * backends,
-            kv_element_bytes: kv.bytes(),
-            block_tokens: KV_BLOCK,
-            max_rows: self.rows * backends,
-            max_logit_rows: self.batch * backends,
+    /// How an executor that can run them all is set up.
+    pub fn options(&self, cpu: &CpuOptions, kv_type: KvType) -> Options {
+        Options {
+            cpu: cpu.clone(),
+            kv_type,
+            kv_blocks: self.context.div_ceil(KV_BLOCK) * self.batch,
+            max_rows: self.rows,
+            max_logit_rows: self.batch,
         }
     }
 }
@@ -138,14 +136,7 @@ struct Bench {
 impl Bench {
     fn new(subject: &Subject, cpu: &CpuOptions, settings: &Settings, need: &Need) -> Result<Bench, Error> {
         let each = need.context.div_ceil(KV_BLOCK) as u32;
-        let options = Options {
-            cpu: cpu.clone(),
-            kv_type: settings.kv,
-            kv_blocks: each as usize * need.batch,
-            max_rows: need.rows,
-            max_logit_rows: need.batch,
-        };
-        let exec = Executor::new(subject.model.clone(), &options)?;
+        let exec = Executor::new(subject.model.clone(), &need.options(cpu, settings.kv))?;
         let blocks = (0..need.batch as u32).map(|seq| (seq * each..(seq + 1) * each).collect()).collect();
         Ok(Bench { exec, blocks, ubatch: need.rows.min(settings.ubatch) })
     }
@@ -205,7 +196,7 @@ impl Bench {
         let ((avg_ts, stddev_ts), median_ts) = (mean_and_deviation(&ours), median(&ours));
         let (threads, kv) = (self.exec.threads(), settings.kv.name().to_string());
         let seconds = case.tokens() as f64 / median_ts.max(1e-9);
-        let cached = plan::kv_bytes_per_token(self.exec.hparams(), settings.kv.bytes())
+        let cached = exec::kv_bytes(self.exec.hparams(), settings.kv, 1) / KV_BLOCK as u64
             * (case.batch * (case.depth + case.n_gen / 2)) as u64;
         let read = (subject.step_bytes + cached) as f64 * case.n_gen as f64;
         let computed = 2.0 * subject.step_parameters as f64 * case.tokens() as f64;

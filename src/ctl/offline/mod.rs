@@ -8,9 +8,9 @@ mod perplexity;
 pub use logits::{LogitsArgs, run_logits};
 pub use perplexity::{Perplexity, perplexity, run_perplexity};
 
-use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
 use crate::load::{self, Source};
-use crate::plan::{self, Refusal, Wish};
+use crate::plan::{self, Needs, Refusal, Wish};
 use crate::text;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,24 +109,27 @@ struct Need {
 /// Plans and loads an opened file for one sequence.
 fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
     let model = source.bind()?;
-    let wish = Wish {
-        context: Some(need.tokens),
-        parallel: 1,
-        kv_element_bytes: cpu.backend.kv.bytes(),
-        block_tokens: KV_BLOCK,
-        max_rows: need.rows,
-        max_logit_rows: need.logit_rows,
-    };
+    let wish = Wish { context: Some(need.tokens), parallel: 1 };
     let available = plan::available_memory().map_err(Error::Memory)?;
-    let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available)?;
-    let options = exec::Options {
+    let threads = cpu.backend.options(cpu.threads).compute_threads().map_err(exec::Error::from)?;
+    let options = |tokens: usize| exec::Options {
         cpu: cpu.backend.options(cpu.threads),
         kv_type: cpu.backend.kv,
-        kv_blocks: placement.kv_blocks,
+        kv_blocks: tokens.div_ceil(KV_BLOCK),
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
     };
-    Ok(Executor::new(source.load(model, &mut |_| ())?, &options)?)
+    let placement = plan::place(&model.hparams, model.weight_bytes(), &wish, available, |tokens, _| {
+        let options = options(tokens);
+        Needs {
+            kv_bytes: exec::kv_bytes(&model.hparams, cpu.backend.kv, options.kv_blocks),
+            scratch_bytes: exec::scratch_bytes(&model, &options, threads),
+        }
+    })?;
+    let options = options(placement.context);
+    let layouts = Layouts::new(&options.cpu).map_err(exec::Error::from)?;
+    let weights = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut |_| ())?;
+    Ok(Executor::new(weights, &options)?)
 }
 
 /// The tokenizer of an opened file.

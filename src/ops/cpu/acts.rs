@@ -10,6 +10,8 @@
 //!
 //! Every tier quantises to the same bits: plain code in elementary operations that the compiler vectorises.
 
+use super::table::format;
+use crate::quant::DType;
 use std::ops::Range;
 
 /// Columns of a token that lie together; rows of quantised activations are padded to whole ones.
@@ -30,11 +32,63 @@ pub(crate) enum Format {
     Q8x256,
 }
 
-/// Buffers that outlive a step: quantised activations. Grows to the largest batch seen, then allocates no more.
+/// Buffers that outlive a step: quantised activations. Made for the largest products there will be, it allocates no more;
+/// made empty, it grows to those it meets.
 #[derive(Default)]
 pub struct Scratch {
     x32: Buffer,
     x256: Buffer,
+}
+
+/// The largest activations of each form among some products: what a [`Scratch`] for them holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScratchSize {
+    x32: BufferSize,
+    x256: BufferSize,
+}
+
+/// Elements of one format's buffers.
+#[derive(Clone, Copy, Debug, Default)]
+struct BufferSize {
+    q: usize,
+    /// Of `d`, and of `ds`.
+    d: usize,
+    sums: usize,
+}
+
+impl ScratchSize {
+    /// Makes room for products of `tokens` rows with a weight `[_, cols]` of `dtype`. Types without kernels need none.
+    pub fn include(&mut self, dtype: DType, cols: usize, tokens: usize) {
+        let (size, block) = match format(dtype) {
+            None | Some(Format::Float) => return,
+            Some(Format::Q8x32) => (&mut self.x32, 32),
+            Some(Format::Q8x256) => (&mut self.x256, 256),
+        };
+        let needed = BufferSize::new(tokens, cols, block);
+        size.q = size.q.max(needed.q);
+        size.d = size.d.max(needed.d);
+        size.sums = size.sums.max(needed.sums);
+    }
+
+    /// Bytes of a [`Scratch`] of this size.
+    pub fn bytes(&self) -> u64 {
+        self.x32.bytes().saturating_add(self.x256.bytes())
+    }
+}
+
+impl BufferSize {
+    /// For `tokens` rows of `cols` elements.
+    fn new(tokens: usize, cols: usize, block: usize) -> BufferSize {
+        let runs = tokens.saturating_mul(cols.div_ceil(RUN));
+        let q = runs.saturating_mul(RUN);
+        BufferSize { q, d: q / block, sums: q / 16 }
+    }
+
+    fn bytes(&self) -> u64 {
+        let elements = |n: usize, size: usize| (n as u64).saturating_mul(size as u64);
+        let d = elements(self.d, 2 * size_of::<f32>());
+        elements(self.q, size_of::<i8>()).saturating_add(d).saturating_add(elements(self.sums, size_of::<i16>()))
+    }
 }
 
 /// One format's buffers.
@@ -103,10 +157,32 @@ pub(crate) struct QuantisedRow<'a> {
     ds: &'a mut [f32],
 }
 
+impl Buffer {
+    fn new(size: &BufferSize) -> Buffer {
+        // Zeroed pages of the system: they cost memory once they are used.
+        Buffer { q: vec![0; size.q], d: vec![0.0; size.d], sums: vec![0; size.sums], ds: vec![0.0; size.d] }
+    }
+
+    fn reserved(&self) -> u64 {
+        let Buffer { q, d, sums, ds } = self;
+        (q.capacity() + size_of::<f32>() * (d.capacity() + ds.capacity()) + size_of::<i16>() * sums.capacity()) as u64
+    }
+}
+
 impl Scratch {
-    /// Empty buffers.
+    /// Empty buffers, which grow.
     pub fn new() -> Scratch {
         Scratch::default()
+    }
+
+    /// Buffers for all products that `size` includes.
+    pub fn with_size(size: &ScratchSize) -> Scratch {
+        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256) }
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        self.x32.reserved() + self.x256.reserved()
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
@@ -119,12 +195,12 @@ impl Scratch {
         each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
-        let (tokens, runs) = (x.len() / cols, cols.div_ceil(RUN));
-        let (n, per_run) = (tokens * runs, RUN / block);
-        grow(&mut buffer.q, n * RUN);
-        grow(&mut buffer.d, n * per_run);
-        grow(&mut buffer.sums, n * RUN / 16);
-        grow(&mut buffer.ds, n * per_run);
+        let (tokens, per_run) = (x.len() / cols, RUN / block);
+        let size = BufferSize::new(tokens, cols, block);
+        grow(&mut buffer.q, size.q);
+        grow(&mut buffer.d, size.d);
+        grow(&mut buffer.sums, size.sums);
+        grow(&mut buffer.ds, size.d);
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {

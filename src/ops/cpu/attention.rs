@@ -10,7 +10,7 @@
 use super::acts::Parts;
 use super::pool::Pool;
 use super::vector::Functions;
-use crate::ops::{Attention, KV_BLOCK, KvLayer, SeqSlice, visible_from};
+use crate::ops::{Attention, KV_BLOCK, KvLayer, SeqSlice, f32_bytes, visible_from};
 use crate::quant::DType;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -20,11 +20,61 @@ const SPLIT: usize = 512;
 /// Queries (heads times tokens) that share a decoded block.
 const QUERIES: usize = 32;
 
-/// Buffers kept between calls: one per thread that ever worked at once, and the partial results of split items.
+/// Buffers kept between calls: one per thread that ever worked at once, and the partial results of split items. Made for
+/// a model they never grow; made empty they do.
 #[derive(Default)]
 pub(crate) struct Buffers {
     free: Mutex<Vec<Workspace>>,
     partials: Mutex<Vec<f32>>,
+    fixed: bool,
+}
+
+/// What attention's buffers are sized for.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSize {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Dimensions of a key.
+    pub key_dim: usize,
+    /// Dimensions of a value.
+    pub value_dim: usize,
+    /// Tokens of the whole cache.
+    pub kv_tokens: usize,
+}
+
+impl AttentionSize {
+    /// Bytes that the buffers of `threads` threads take.
+    pub fn bytes(&self, threads: usize) -> u64 {
+        let per_thread: u64 = self.workspace().iter().map(|&n| f32_bytes(n)).sum();
+        per_thread.saturating_mul(threads as u64).saturating_add(f32_bytes(self.partials(threads)))
+    }
+
+    /// Elements of a [`Workspace`]'s buffers, in the order of its fields.
+    fn workspace(&self) -> [usize; 4] {
+        let states = queries(self.heads / self.kv_heads) * state_len(self.value_dim);
+        [KV_BLOCK * self.key_dim, KV_BLOCK * self.value_dim, states, states]
+    }
+
+    /// Elements of the partial results when every sequence decodes: items are split when there are fewer than two per
+    /// thread, and all their splits together are those of the cache and one begun by each sequence. What needs more (the
+    /// prefix of many sequences at once, a chunk behind a long prompt) is computed item by item, with the same bits.
+    fn partials(&self, threads: usize) -> usize {
+        let sequences = (2 * threads).div_ceil(self.kv_heads);
+        let splits = (self.kv_tokens / SPLIT).saturating_add(sequences);
+        splits.saturating_mul(self.heads * state_len(self.value_dim))
+    }
+}
+
+/// Queries of the largest item, with `group` query heads per KV head.
+fn queries(group: usize) -> usize {
+    (QUERIES / group).max(1) * group
+}
+
+/// Elements of a query's running state: weighted values, maximum, sum.
+fn state_len(value_dim: usize) -> usize {
+    value_dim + 2
 }
 
 /// What one thread needs for an item.
@@ -73,19 +123,19 @@ pub(crate) fn attention(args: Attention<'_>, f: &Functions, pool: &Pool, buffers
     let items = job.items();
     let state = job.state_len();
     let splits: usize = items.iter().map(|item| item.splits.len()).sum();
-    if items.len() >= 2 * pool.threads() || splits == items.len() || pool.threads() == 1 {
+    let slot = items.iter().map(|item| job.queries(item)).max().unwrap_or(0) * state;
+    let mut partials = buffers.partials.lock().unwrap_or_else(PoisonError::into_inner);
+    let room = !buffers.fixed || splits * slot <= partials.len();
+    if items.len() >= 2 * pool.threads() || splits == items.len() || pool.threads() == 1 || !room {
         return pool.run(items.len(), 1, &|range| {
             buffers.with(|workspace| range.for_each(|i| job.whole(&items[i], workspace)));
         });
     }
-    let mut partials = buffers.partials.lock().unwrap_or_else(PoisonError::into_inner);
-    let needed = splits * QUERIES.max(group) * state;
-    if partials.len() < needed {
-        partials.resize(needed, 0.0);
+    if partials.len() < splits * slot {
+        partials.resize(splits * slot, 0.0);
     }
     let each: Vec<(usize, usize)> =
         items.iter().enumerate().flat_map(|(i, item)| item.splits.clone().map(move |s| (i, s))).collect();
-    let slot = QUERIES.max(group) * state;
     let parts = Parts::new(&mut partials);
     pool.run(splits, 1, &|range| {
         buffers.with(|workspace| {
@@ -113,6 +163,28 @@ pub(crate) fn attention(args: Attention<'_>, f: &Functions, pool: &Pool, buffers
 }
 
 impl Buffers {
+    /// Buffers for `threads` threads.
+    pub(crate) fn new(size: &AttentionSize, threads: usize) -> Buffers {
+        let [keys, values, split, total] = size.workspace();
+        let workspace = || Workspace {
+            keys: Vec::with_capacity(keys),
+            values: Vec::with_capacity(values),
+            split: Vec::with_capacity(split),
+            total: Vec::with_capacity(total),
+        };
+        let free = (0..threads).map(|_| workspace()).collect();
+        Buffers { free: Mutex::new(free), partials: Mutex::new(vec![0.0; size.partials(threads)]), fixed: true }
+    }
+
+    /// Bytes reserved; no call may be under way.
+    pub(crate) fn reserved(&self) -> u64 {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let elements =
+            |w: &Workspace| w.keys.capacity() + w.values.capacity() + w.split.capacity() + w.total.capacity();
+        let partials = self.partials.lock().unwrap_or_else(PoisonError::into_inner).capacity();
+        f32_bytes(partials + free.iter().map(elements).sum::<usize>())
+    }
+
     /// Runs `work` with a workspace of its own.
     fn with(&self, work: impl FnOnce(&mut Workspace)) {
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,9 +195,9 @@ impl Buffers {
 }
 
 impl Job<'_> {
-    /// Elements of a query's running state: weighted values, maximum, sum.
+    /// See [`state_len`].
     fn state_len(&self) -> usize {
-        self.kv.shape.value_dim + 2
+        state_len(self.kv.shape.value_dim)
     }
 
     /// Queries of an item.
@@ -135,7 +207,7 @@ impl Job<'_> {
 
     /// Cuts the batch to items.
     fn items(&self) -> Vec<Item> {
-        let tile = (QUERIES / self.group).max(1);
+        let tile = queries(self.group) / self.group;
         let mut items = Vec::new();
         let mut partial = 0;
         for (s, seq) in self.seqs.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Attention and the cache: against the reference, across batches, threads and cuts of a prompt.
 
 use super::{Rng, cpu, tiers};
-use crate::ops::cpu::Cpu;
+use crate::ops::cpu::{AttentionSize, Cpu};
 use crate::ops::{Attention, KV_BLOCK, KvLayer, KvShape, SeqSlice, reference};
 use crate::quant::DType;
 
@@ -111,6 +111,26 @@ fn every_tier_equals_the_reference() {
                 let first = first.get_or_insert_with(|| got.clone());
                 assert!(*first == got, "case {c} {isa:?} {threads} threads: other bits");
             }
+        }
+    }
+}
+
+/// Buffers of any fixed size give the same bits and stay as they are: with too little room for partial results an item
+/// is computed by one thread.
+#[test]
+fn reserved_buffers_do_not_grow() {
+    let mut rng = Rng::new(15);
+    let tier = tiers().last().unwrap();
+    for case in cases() {
+        let mut data = fill(&case, &mut rng);
+        let KvShape { kv_heads, key_dim, value_dim, .. } = case.shape;
+        let want = data.run(&case, |args| cpu(tier, 1).attention(args));
+        for kv_tokens in [0, 1 << 16] {
+            let mut cpu = cpu(tier, 8);
+            let size = AttentionSize { heads: case.heads, kv_heads, key_dim, value_dim, kv_tokens };
+            cpu.reserve_attention(&size);
+            assert!(data.run(&case, |args| cpu.attention(args)) == want, "{kv_tokens} tokens reserved: other bits");
+            assert_eq!(cpu.reserved(), size.bytes(8));
         }
     }
 }
