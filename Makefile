@@ -4,7 +4,7 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test test-rust test-clients build release lint doc fuzz clean help
+.PHONY: demo test test-rust test-clients test-vm build release deb lint doc fuzz clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t16
@@ -36,6 +36,12 @@ build: ## Debug binaries
 
 release: ## Optimised binaries in target/release
 	$(CARGO) build --release --bins
+
+deb: release ## The Debian package: target/deb/omni-inferd_VERSION_amd64.deb
+	scripts/deb.sh target/deb
+
+test-vm: deb ## The package under a real systemd: install, serve, accidents, tuning, upgrade, purge (root, mmdebstrap, systemd-container)
+	tests/vm/run.sh target/deb/omni-inferd_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_amd64.deb
 
 lint: ## Formatting, clippy
 	$(CARGO) fmt --all --check

@@ -20,7 +20,7 @@ const SHAPES: [(usize, usize); 2] = [(8960, 1536), (1536, 8960)];
 const FOOTPRINT: usize = 256 << 20;
 /// Rows of the matrices that many tokens are multiplied with: few, so that a round fits between two interruptions.
 const PREFILL_ROWS: usize = 512;
-const TYPES: [DType; 13] = [
+const TYPES: [DType; 26] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
@@ -31,6 +31,19 @@ const TYPES: [DType; 13] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
     DType::F16,
     DType::BF16,
     DType::F32,
@@ -147,11 +160,13 @@ fn best(rounds: usize, mut f: impl FnMut()) -> Duration {
 /// Random blocks; factors small so that sums stay finite.
 fn weights(dtype: DType, layout: Layout, rows: usize, cols: usize) -> Tensor {
     let n = dtype.row_bytes(cols).map_or(0, |row| row * rows);
+    // The IQ types' codebooks are to be met with any index: only the factor, which is at the start of most, is small.
+    let small = if dtype.has_encoder() { usize::MAX } else { 2 };
     let mut state = 1u64;
     let mut bytes: Vec<u8> = (0..n)
-        .map(|_| {
+        .map(|i| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 56) as u8 & 0x3b
+            (state >> 56) as u8 & if i % dtype.block_bytes() < small { 0x3b } else { 0xff }
         })
         .collect();
     let offset = bytes.as_ptr().align_offset(64);
@@ -207,7 +222,7 @@ fn products(tiers: &[&Cpu], dtype: DType, layout: Layout, settings: &Settings, l
         let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
         let acts = match dtype.block_len() {
             1 => "f32",
-            32 => "q8",
+            32 | 64 => "q8",
             _ => "q8k",
         };
         let plain = if layout == Layout::Plain && dtype.block_len() > 1 { "_plain" } else { "" };

@@ -14,6 +14,7 @@
 // Ground: knows no model.
 pub mod quant; // block formats: layout, scalar decode and encode
 pub mod sys; // [unsafe] Linux: memory, affinity, notify, peer credentials, listening descriptors
+pub mod transport; // HTTP as every server here has it: version, hop-by-hop header fields
 
 // The model as data: pure, no I/O, no clock.
 pub mod gguf; // bytes -> header, metadata, tensor directory, split files

@@ -7,6 +7,10 @@
 use libfuzzer_sys::fuzz_target;
 use omni_inferd::text::{ChatInput, ChatTemplate};
 
+/// The limit on a template's memory is the allocator's.
+#[global_allocator]
+static HEAP: omni_inferd::sys::heap::Metered = omni_inferd::sys::heap::Metered;
+
 fuzz_target!(|data: &[u8]| {
     let (source, json) = data.split_at(data.iter().position(|&byte| byte == 0).unwrap_or(data.len()));
     let Ok(source) = std::str::from_utf8(source) else { return };

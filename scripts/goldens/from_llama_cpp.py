@@ -8,6 +8,9 @@
                                                                 several sequences
   from_llama_cpp.py rope MODEL.gguf... --tokens GOLDEN.json      the last logits of the same weights under other rotary embeddings:
                                                                 linear scaling, YaRN
+  from_llama_cpp.py types MODEL-f32.gguf --tokens GOLDEN.json   as quant, for the model with random blocks of each type that no
+                                                                small file holds in place of its layers' matrices, and for one
+                                                                with all of them; the blocks follow from the golden's `factor`
   from_llama_cpp.py stories MODEL-{f32,f16,...}.gguf --text TEXT
                                   greedy continuations of fixed prompts; perplexity by llama-perplexity's definition,
                                   context 512 (F16 KV)
@@ -134,6 +137,94 @@ def quant(path, tokens):
             "dequantized_f32": {"logits_last": numbers(exact[0, -1]), "logits_pos0": numbers(exact[0, 0])}}
 
 
+# Where the F16 factor lies in a block of each type.
+TYPES = {"IQ1_S": 0, "IQ1_M": None, "IQ2_XXS": 0, "IQ2_XS": 0, "IQ2_S": 0, "IQ3_XXS": 0, "IQ3_S": 0, "IQ4_NL": 0, "IQ4_XS": 0,
+         "TQ1_0": 52, "TQ2_0": 64, "MXFP4": None, "NVFP4": None}
+SPREAD = 0.08  # standard deviation of the weights that are replaced
+
+
+def random_bytes(count, seed):
+    """The bytes of splitmix64's numbers from `seed` on, little-endian."""
+    with np.errstate(over="ignore"):
+        z = (np.arange(1, count // 8 + 2, dtype=np.uint64) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return (z ^ z >> np.uint64(31)).astype("<u8").view(np.uint8)[:count]
+
+
+def blocks(name, count, factor, seed):
+    """Random blocks whose factor is the F16 number of bits `factor`; MXFP4, NVFP4: whose scale bytes are at least it."""
+    import gguf
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][1]
+    data = random_bytes(count * size, seed).reshape(count, size).copy()
+    if name == "IQ1_M":
+        for i in range(4):
+            data[:, 49 + 2 * i] = data[:, 49 + 2 * i] & 15 | (factor >> 4 * i & 15) << 4
+    elif name == "MXFP4":
+        data[:, 0] = factor + (data[:, 0] & 1)
+    elif name == "NVFP4":
+        data[:, :4] = factor + (data[:, :4] & 15)
+    else:
+        if name == "TQ2_0":  # 1 for 3, which stands for 2: as many -1 as 1
+            data[:, :64] &= ~((data[:, :64] & data[:, :64] >> 1 & 0x55) << 1)
+        data[:, TYPES[name]], data[:, TYPES[name] + 1] = factor & 255, factor >> 8
+    return data
+
+
+def decoded(name, data):
+    import gguf
+    return gguf.quants.dequantize(data, gguf.GGMLQuantizationType[name])
+
+
+def factor(name):
+    """The factor that gives random blocks about the spread wanted."""
+    spread = {f: decoded(name, blocks(name, 64, f, 0)).std() for f in
+              (range(110, 128) if name == "MXFP4" else range(0, 112, 8) if name == "NVFP4" else (0x3C00,))}
+    if len(spread) > 1:
+        return min(spread, key=lambda f: abs(math.log(spread[f] / SPREAD)))
+    return int(np.float16(SPREAD / spread[0x3C00]).view(np.uint16))
+
+
+def replaced(path, target, names, factors):
+    """Writes the model with the matrices of its layers in random blocks of the types, in turn."""
+    import gguf
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), kind, sub_type=sub)
+    nth = 0
+    for tensor in reader.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            name = names[nth % len(names)]
+            kind = gguf.GGMLQuantizationType[name]
+            count = int(tensor.n_elements) // gguf.GGML_QUANT_SIZES[kind][0]
+            data = blocks(name, count, factors[name], nth << 32).reshape(int(tensor.shape[1]), -1)
+            writer.add_tensor(tensor.name, data, raw_dtype=kind)
+            nth += 1
+        else:
+            writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def types(path, tokens):
+    factors, found = {name: factor(name) for name in TYPES}, {}
+    for what in [*TYPES, "mixed"]:
+        with tempfile.TemporaryDirectory() as folder:
+            target = os.path.join(folder, "model.gguf")
+            replaced(path, target, [*TYPES] if what == "mixed" else [what], factors)
+            case = quant(target, tokens)
+        found[what] = {"nmse": case["nmse"], "logits_last": case["dequantized_f32"]["logits_last"]}
+        if what != "mixed":
+            found[what]["factor"] = factors[what]
+    return {"tokens": tokens, "sequences": SEQUENCES, "shift": SHIFT, "types": found}
+
+
 def stories(paths, text):
     golden = {"about": ABOUT, "prompts": {p: {} for p in PROMPTS}, "perplexity": {}}
     for path in paths:
@@ -186,7 +277,7 @@ def differences(found, golden, where=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "rope", "stories"])
+    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "stories"])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--text", help="text whose perplexity is taken (stories)")
     parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
@@ -199,7 +290,7 @@ def main():
     else:
         source = json.load(open(args.tokens or args.check or parser.error("--tokens or --check is needed")))
         first = next(iter(source.values()))["tokens"]
-        job = {"tiny": measure, "quant": quant, "rope": rope}[args.what]
+        job = {"tiny": measure, "quant": quant, "types": types, "rope": rope}[args.what]
         tokens = [source.get(name, {}).get("tokens", first) for name in names]
         result = {name: job(path, own) for name, path, own in zip(names, args.files, tokens)}
         golden = {name: case for name, case in golden.items() if name in names}

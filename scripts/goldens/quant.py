@@ -5,7 +5,8 @@
 
 decode-<TYPE>.bin   u32 blocks, then the blocks, then their F32 values (PyPI gguf's dequantize)
 encode-<TYPE>.bin   u32 blocks, then F32 values, then the blocks (PyPI gguf's quantize), for formats whose encoding is
-                    a fixed rule; the K-quants' encoders search and are held to an error bound in the tests instead
+                    a fixed rule; the K-quants' and IQ4's encoders search and are held to an error bound in the
+                    tests instead
 All little-endian. Q8_K, which the package does not decode, is worked out here from its layout.
 """
 import pathlib
@@ -20,6 +21,11 @@ OUT = pathlib.Path(__file__).resolve().parents[2] / "tests/data/quant"
 SCALES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108],
     T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+}
+# The later types; IQ1_M's factor lies in the top nibbles of its last four words, the FP4 types have none.
+LATER = {
+    T.IQ1_S: 0, T.IQ1_M: None, T.IQ2_XXS: 0, T.IQ2_XS: 0, T.IQ2_S: 0, T.IQ3_XXS: 0, T.IQ3_S: 0, T.IQ4_NL: 0, T.IQ4_XS: 0,
+    T.TQ1_0: 52, T.TQ2_0: 64, T.MXFP4: None, T.NVFP4: None,
 }
 # Zero, negative zero, smallest and largest subnormal, smallest normal, one, largest, negative.
 EXTREME = np.array([0x0000, 0x8000, 0x0001, 0x03FF, 0x0400, 0x3C00, 0x7BFF, 0xC123], dtype=np.uint16)
@@ -39,6 +45,26 @@ def blocks_of(kind, rng):
     for at in SCALES[kind]:
         scale = np.concatenate([finite_f16(rng, 6), rng.permutation(EXTREME), finite_f16(rng, 2)])
         blocks[:, at : at + 2] = scale.view(np.uint8).reshape(16, 2)
+    return blocks
+
+
+def later_blocks_of(kind, rng):
+    """Eight blocks: random bits, four with an extreme factor, the last all ones but for it. FP4: every scale byte."""
+    length, size = gguf.GGML_QUANT_SIZES[kind]
+    if kind in (T.MXFP4, T.NVFP4):
+        scales = 1 if kind == T.MXFP4 else 4
+        blocks = rng.integers(0, 256, size=(256 // scales, size), dtype=np.uint8)
+        blocks[:, :scales] = rng.permutation(256).reshape(-1, scales)
+        return blocks
+    blocks = rng.integers(0, 256, size=(8, size), dtype=np.uint8)
+    blocks[7] = 255
+    factor = np.concatenate([finite_f16(rng, 3), EXTREME[[1, 2, 6, 7]], finite_f16(rng, 1)])
+    if kind == T.IQ1_M:
+        words = blocks[:, 48:].copy().view(np.uint16) & 0x0FFF
+        nibbles = factor.reshape(8, 1) >> np.array([0, 4, 8, 12], dtype=np.uint16) & 15
+        blocks[:, 48:] = (words | nibbles << 12).astype(np.uint16).view(np.uint8)
+    else:
+        blocks[:, LATER[kind] : LATER[kind] + 2] = factor.view(np.uint8).reshape(8, 2)
     return blocks
 
 
@@ -84,6 +110,14 @@ def main():
         for kind in (T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.BF16, T.F16):
             length = gguf.GGML_QUANT_SIZES[kind][0]
             x = values(rng, length if length > 1 else 32)
+            write(f"encode-{kind.name}", x.size // length, x, gguf.quants.quantize(x, kind))
+        rng = np.random.default_rng(20260102)
+        for kind in LATER:
+            blocks = later_blocks_of(kind, rng)
+            write(f"decode-{kind.name}", len(blocks), blocks, gguf.quants.dequantize(blocks, kind).astype("<f4"))
+        for kind in (T.TQ1_0, T.TQ2_0, T.MXFP4):
+            length = gguf.GGML_QUANT_SIZES[kind][0]
+            x = values(rng, length)[:: 1 if length == 32 else 2]
             write(f"encode-{kind.name}", x.size // length, x, gguf.quants.quantize(x, kind))
 
 

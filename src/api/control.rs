@@ -122,6 +122,10 @@ pub struct ModelInfo {
     pub vocab: usize,
     /// KV cache element type.
     pub kv_type: String,
+    /// How the file was read: `io_uring, direct`, or `threads, direct`, or `threads, page cache`.
+    pub read_by: String,
+    /// Bytes of the worker's memory on huge pages when the weights had been read.
+    pub huge_page_bytes: u64,
 }
 
 /// The daemon and all it runs.

@@ -34,8 +34,7 @@ pub fn render(served: &Served, request: &ChatRequest) -> Result<String, ApiError
         extra: extra(request),
         now: jiff::Zoned::now().datetime(),
     };
-    let mut text =
-        template.render(&input).map_err(|error| ApiError::bad_request(error.to_string()).param("messages"))?;
+    let mut text = template.render(&input).map_err(|error| unrendered(&error))?;
     if continues {
         // The template closed the message; the answer goes on where its text ends.
         let last = last.trim_end();
@@ -46,6 +45,16 @@ pub fn render(served: &Served, request: &ChatRequest) -> Result<String, ApiError
         text.truncate(at + last.len());
     }
     Ok(text)
+}
+
+/// 400 for a conversation that the template refuses, or that makes it exceed its limits.
+fn unrendered(error: &crate::text::Error) -> ApiError {
+    let code = match error {
+        crate::text::Error::TemplateRaised { .. } => "template_raised",
+        crate::text::Error::TemplateLimit { .. } => "template_limit",
+        _ => "template_failed",
+    };
+    ApiError::bad_request(error.to_string()).param("messages").code(code)
 }
 
 /// Whether the request offers tools that the model may use.

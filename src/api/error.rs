@@ -6,6 +6,7 @@
 use super::http::{Body, json};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Duration;
 use utoipa::ToSchema;
 
@@ -89,6 +90,7 @@ impl ApiError {
     pub fn model_not_found(model: &str, known: &[String]) -> Self {
         let known =
             if known.is_empty() { "no model is configured".into() } else { format!("have {}", known.join(", ")) };
+        let model = excerpt(model);
         Self::not_found(format!("the model '{model}' does not exist ({known})")).param("model").code("model_not_found")
     }
 
@@ -119,6 +121,12 @@ impl ApiError {
     /// 415: the body's encoding cannot be read.
     pub fn unsupported_media(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
+    /// 417: `Expect` asks for what no server here does.
+    pub fn expectation_failed() -> Self {
+        let message = "the only expectation that can be met is `Expect: 100-continue`; leave the field out";
+        Self::new(StatusCode::EXPECTATION_FAILED, "invalid_request_error", message).code("expectation_failed")
     }
 
     /// 429: too much at once; the same request may succeed after `retry_after`.
@@ -183,6 +191,18 @@ impl ApiError {
     }
 }
 
+/// Characters of a client's own words that an error repeats.
+const EXCERPT: usize = 100;
+
+/// A client's words as an error repeats them: cut where they are long, so that an answer (and the log) stays short
+/// whatever was sent.
+pub fn excerpt(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(EXCERPT) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +231,7 @@ mod tests {
         let error = ApiError::model_not_found("gpt-9", &["a".into(), "b".into()]);
         assert_eq!(error.status, 404);
         assert!(error.message.contains("gpt-9") && error.message.contains("a, b"), "{error}");
+        let long = ApiError::model_not_found(&"é".repeat(100_000), &[]).message;
+        assert!(long.contains("é…'") && long.len() < 400, "{long}");
     }
 }

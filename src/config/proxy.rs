@@ -40,6 +40,9 @@ pub struct Proxy {
     pub idle_timeout: Duration,
     /// A client that takes nothing of a waiting answer for so long is cut off. Default 60 s.
     pub write_timeout: Duration,
+    /// A daemon that has not begun an answer for so long is asked for its health, and given as long again: one that does
+    /// not answer that either is stuck, and its clients get 504. Default 5 s.
+    pub upstream_timeout: Duration,
     /// On SIGTERM: how long running answers may finish. Default 60 s.
     pub drain_timeout: Duration,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter. Default `info`.
@@ -62,6 +65,7 @@ impl Default for Proxy {
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
+            upstream_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(60),
             log: "info".into(),
         }
@@ -120,6 +124,7 @@ impl Proxy {
             body_timeout: section.positive("body_timeout", defaults.body_timeout),
             idle_timeout: section.positive("idle_timeout", defaults.idle_timeout),
             write_timeout: section.positive("write_timeout", defaults.write_timeout),
+            upstream_timeout: section.positive("upstream_timeout", defaults.upstream_timeout),
             drain_timeout: section.positive("drain_timeout", defaults.drain_timeout),
             log: section.log_filter("log").unwrap_or(defaults.log),
         }
@@ -165,6 +170,7 @@ mod tests {
             body_timeout = "5s"
             idle_timeout = "1m"
             write_timeout = "30s"
+            upstream_timeout = "3s"
             drain_timeout = "2m"
             log = "debug"
         "#;

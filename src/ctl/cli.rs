@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, watch};
+use super::{bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, tune, watch};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -92,6 +92,8 @@ pub enum FileCommand {
     Bench(Box<bench::BenchArgs>),
     /// Examine the host and the configuration: what was found, why it matters, what to do
     Doctor(doctor::Doctor),
+    /// Show which settings of the host should change and why; change them, take them back
+    Tune(tune::Tune),
     /// Print a completion script for a shell
     Completions(documents::Completions),
     /// Write the man pages
@@ -166,9 +168,17 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
         FileCommand::Detokenize(args) => args.run(input(), output())?,
         FileCommand::Render(args) => args.run(input(), output())?,
         FileCommand::ParseChat(args) => args.run(input(), output())?,
-        FileCommand::Logits(args) => offline::run_logits(&args)?,
+        FileCommand::Logits(args) => {
+            let written = offline::run_logits(&args)?;
+            let [tokens, vocab] = written.shape;
+            match out.json {
+                true => out.value(&written)?,
+                false => out.line(&format!("{}: float32 [{tokens}, {vocab}]", written.output.display()))?,
+            }
+        }
         FileCommand::Bench(args) => bench::run(&args, out)?,
         FileCommand::Doctor(args) => doctor::run(&args, out)?,
+        FileCommand::Tune(args) => tune::run(&args, out)?,
         FileCommand::Completions(args) => documents::completions(&args, &programs(), out)?,
         FileCommand::Man(args) => documents::man(&args, &programs(), out)?,
     }
@@ -190,7 +200,7 @@ mod tests {
     #[test]
     fn every_command_is_read() {
         let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
-                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;doctor;completions bash;man";
+                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;doctor;tune;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {
             let words = std::iter::once("omnictl").chain(line.split_whitespace());

@@ -158,12 +158,14 @@ fn summary(model: &ModelStatus) -> String {
 pub async fn unload(client: &Client, args: Unload, out: Output) -> Result<(), Error> {
     let force = if args.force { "?force=true" } else { "" };
     let path = format!("{MODELS}/{}/unload{force}", segment(&args.model));
+    let before: ModelStatus = client.get(&format!("{MODELS}/{}", segment(&args.model))).await?;
     let mut model: ModelStatus = client.post(&path, &()).await?;
     while model.state == ModelState::Draining {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         model = client.get(&format!("{MODELS}/{}", segment(&model.id))).await?;
     }
-    if out.json { out.value(&model) } else { out.line(&format!("{} is unloaded", model.id)) }
+    let word = if before.state == ModelState::Unloaded { "was not loaded" } else { "is unloaded" };
+    if out.json { out.value(&model) } else { out.line(&format!("{} {word}", model.id)) }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ pub mod fixture {
         }
 
         /// Adds a symbolic link; `target` is another file of the tree.
-        pub fn link(&self, file: &str, target: &str) {
+        pub fn symlink(&self, file: &str, target: &str) {
             let path = self.path(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::create_dir_all(self.path(target)).unwrap();

@@ -5,10 +5,12 @@ use crate::api::error::ApiError;
 use crate::api::http::Listener;
 use crate::config;
 use crate::sys::net;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 /// The process on the other side, as it was when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +84,21 @@ impl Access {
     }
 }
 
-/// The daemon's listening sockets, one or several.
-pub struct Door(pub Vec<UnixListener>);
+/// The daemon's listening sockets, one or several, and those that replace lost ones.
+pub struct Door {
+    listeners: VecDeque<UnixListener>,
+    coming: mpsc::Receiver<UnixListener>,
+    most: usize,
+}
+
+impl Door {
+    /// Takes connections from all of `listeners`, and from what comes through the channel.
+    pub fn new(listeners: Vec<UnixListener>, coming: mpsc::Receiver<UnixListener>) -> Self {
+        // One that nobody can reach any more may still hold connections: it goes when the next one comes.
+        let most = listeners.len() + 1;
+        Self { listeners: listeners.into(), coming, most }
+    }
+}
 
 impl Listener for Door {
     type Io = UnixStream;
@@ -91,7 +106,13 @@ impl Listener for Door {
 
     async fn accept(&mut self) -> std::io::Result<(UnixStream, Caller)> {
         let (stream, _) = std::future::poll_fn(|context| {
-            for listener in &self.0 {
+            while let Poll::Ready(Some(new)) = self.coming.poll_recv(context) {
+                if self.listeners.len() == self.most {
+                    self.listeners.pop_front();
+                }
+                self.listeners.push_back(new);
+            }
+            for listener in &self.listeners {
                 if let Poll::Ready(accepted) = listener.poll_accept(context) {
                     return Poll::Ready(accepted);
                 }

@@ -58,7 +58,7 @@ pub async fn route(
         let model = find(app, name)?;
         return match action {
             "load" => load(app, &model, query.flag("wait")?).await,
-            "unload" => Ok(unload(&model, query.flag("force")?).await),
+            "unload" => Ok(unload(app, &model, query.flag("force")?).await),
             _ => Ok(json(StatusCode::OK, &model.status())),
         };
     }
@@ -106,18 +106,18 @@ fn status(app: &App) -> Status {
 async fn load(app: &App, model: &Arc<Model>, wait: bool) -> Result<Response<Body>, ApiError> {
     app.registry.check_open()?;
     model.order(Order::Load).await;
-    answer_load(model, wait).await
+    answer_load(app, model, wait).await
 }
 
 async fn add(app: &App, body: Incoming, wait: bool) -> Result<Response<Body>, ApiError> {
     app.registry.check_open()?;
     let body = read_body(body, BODY_BYTES, BODY_TIMEOUT).await?;
     let model = app.registry.load_file(parse_json::<LoadFile>(&body)?).await?;
-    answer_load(&model, wait).await
+    answer_load(app, &model, wait).await
 }
 
 /// 200 when the model is ready (or, having waited, failed for good), 202 while it is on its way.
-async fn answer_load(model: &Arc<Model>, wait: bool) -> Result<Response<Body>, ApiError> {
+async fn answer_load(app: &App, model: &Arc<Model>, wait: bool) -> Result<Response<Body>, ApiError> {
     let mut watch = settle(model).await;
     if wait {
         let on_its_way =
@@ -125,15 +125,21 @@ async fn answer_load(model: &Arc<Model>, wait: bool) -> Result<Response<Body>, A
         let _ = watch.wait_for(on_its_way).await;
     }
     let status = model.status();
+    if wait && status.state == ModelState::Failed {
+        // Whoever loaded a file by hand has the reason now.
+        app.registry.forget(model).await;
+    }
     let done = wait || status.state == ModelState::Ready;
     Ok(json(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &status))
 }
 
-async fn unload(model: &Arc<Model>, force: bool) -> Response<Body> {
+async fn unload(app: &App, model: &Arc<Model>, force: bool) -> Response<Body> {
     model.order(Order::Unload { force }).await;
     let mut watch = settle(model).await;
     let _ = watch.wait_for(|state| *state != ModelState::Draining).await;
-    json(StatusCode::OK, &model.status())
+    let status = model.status();
+    app.registry.forget(model).await;
+    json(StatusCode::OK, &status)
 }
 
 async fn reload(app: &App) -> Result<Response<Body>, ApiError> {

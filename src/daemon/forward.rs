@@ -5,8 +5,9 @@ use super::model::Lease;
 use crate::api::error::ApiError;
 use crate::api::http::{Body, BoxError, full};
 use crate::api::sse::error_event;
+use crate::transport::headers::{is_event_stream, strip_hop_by_hop};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, request};
+use http::{HeaderName, HeaderValue, Request, Response, header, request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
@@ -17,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tracing::Level;
 
 /// Names the model that answered.
 pub const MODEL_HEADER: HeaderName = HeaderName::from_static("x-omni-model");
@@ -25,17 +27,6 @@ pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An event of the worker's that is longer is passed on in parts.
 const EVENT_BYTES: usize = 1 << 20;
-
-/// Headers that concern one connection only (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// Why a worker gave no answer.
 pub enum Failure {
@@ -75,17 +66,16 @@ pub async fn forward(
                 return Err(Failure::NotSent);
             }
             lease.model.cut.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(model = lease.model.id(), %error, "the worker died before it answered a request");
+            lease.model.say(Level::WARN, &format!("the worker died before it answered a request: {error}"));
             return Err(Failure::Died(worker_died(&lease)));
         }
     };
     let (mut head, body) = answer.into_parts();
-    strip(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers);
     if let Ok(id) = HeaderValue::from_str(&lease.model.id()) {
         head.headers.insert(MODEL_HEADER, id);
     }
-    let events = head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
-    let held = events.then(BytesMut::new);
+    let held = is_event_stream(&head.headers).then(BytesMut::new);
     let passing = Passing { upstream: body, held, lease: Some(lease), _connection: connection };
     Ok(Response::from_parts(head, passing.boxed()))
 }
@@ -98,7 +88,7 @@ fn to_worker(head: &request::Parts, body: Bytes, request_id: &HeaderValue) -> Re
     *request.uri_mut() = path.parse().unwrap_or_else(|_| http::Uri::from_static("/"));
     let headers = request.headers_mut();
     *headers = head.headers.clone();
-    strip(headers);
+    strip_hop_by_hop(headers);
     // The worker trusts the daemon; a client's key is nobody's business beyond the proxy.
     for name in [header::AUTHORIZATION, header::COOKIE, header::CONTENT_LENGTH, header::EXPECT] {
         headers.remove(name);
@@ -106,20 +96,6 @@ fn to_worker(head: &request::Parts, body: Bytes, request_id: &HeaderValue) -> Re
     headers.insert(header::HOST, HeaderValue::from_static("worker"));
     headers.insert(REQUEST_HEADER, request_id.clone());
     request
-}
-
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
 }
 
 fn worker_died(lease: &Lease) -> ApiError {
@@ -155,7 +131,7 @@ impl Passing {
         let Some(lease) = self.lease.take() else { return Poll::Ready(None) };
         lease.model.suspect(&lease.endpoint);
         lease.model.cut.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(model = lease.model.id(), %error, "the worker died in the midst of an answer");
+        lease.model.say(Level::WARN, &format!("the worker died in the midst of an answer: {error}"));
         Poll::Ready(Some(match self.held.take() {
             Some(_) => Ok(Frame::data(error_event(&worker_died(&lease)))),
             None => Err(error.into()),

@@ -67,18 +67,32 @@ pub fn split_priority(line: &str) -> (Level, &str) {
     split.and_then(|(digit, text)| Some((known(digit)?, text))).unwrap_or((Level::WARN, line))
 }
 
-/// Logs a worker's line as the daemon's own.
-pub fn worker_line(level: Level, model: &str, text: &str) {
-    match level {
-        Level::ERROR => tracing::error!(target: "omni_inferd::worker", model, "{text}"),
-        Level::WARN => tracing::warn!(target: "omni_inferd::worker", model, "{text}"),
-        Level::INFO => tracing::info!(target: "omni_inferd::worker", model, "{text}"),
-        _ => tracing::debug!(target: "omni_inferd::worker", model, "{text}"),
-    }
+macro_rules! line_about {
+    ($target:literal, $level:expr, $model:expr, $text:expr) => {{
+        let (model, text) = ($model, $text);
+        match $level {
+            Level::ERROR => tracing::error!(target: $target, model, "{text}"),
+            Level::WARN => tracing::warn!(target: $target, model, "{text}"),
+            Level::INFO => tracing::info!(target: $target, model, "{text}"),
+            _ => tracing::debug!(target: $target, model, "{text}"),
+        }
+    }};
+}
+
+/// Logs a worker's line as the daemon's own, and keeps it with the model's.
+pub fn worker_line(level: Level, model: &str, text: &str, logs: &Logs) {
+    line_about!("omni_inferd::worker", level, model, text);
+    logs.push(stamped(level, text));
+}
+
+/// Logs what the daemon has to say of a model, and keeps it with the model's own lines.
+pub fn model_line(level: Level, model: &str, text: &str, logs: &Logs) {
+    line_about!("omni_inferd::daemon", level, model, text);
+    logs.push(stamped(level, text));
 }
 
 /// A line as the rings keep it: time, level, text.
-pub fn stamped(level: Level, text: &str) -> String {
+fn stamped(level: Level, text: &str) -> String {
     format!("{} {level:<5} {text}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
 }
 

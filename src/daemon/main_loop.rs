@@ -16,6 +16,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+/// Who signals the process and then its group (`timeout`, a terminal's `kill %1`) gives one order, not two.
+const ONE_ORDER: Duration = Duration::from_millis(100);
+
 /// The signals that the daemon heeds.
 pub struct Signals {
     terminate: Signal,
@@ -117,9 +120,19 @@ impl Main {
         let shared = &self.app.registry.shared;
         shared.draining.store(true, Ordering::Release);
         let _ = shared.events.send(Event::Stopping);
+        let close = self.app.registry.close(grace);
+        let again = async {
+            let begun = tokio::time::Instant::now();
+            loop {
+                let signal = self.signals.end().await;
+                if begun.elapsed() >= ONE_ORDER {
+                    return signal;
+                }
+            }
+        };
         tokio::select! {
-            () = self.app.registry.close(grace) => {}
-            signal = self.signals.end() => tracing::warn!("{signal}: stopping at once"),
+            () = close => {}
+            signal = again => tracing::warn!("{signal}: stopping at once"),
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tracing::Level;
 
 /// Orders that wait for a supervisor's task.
 const QUEUE: usize = 64;
@@ -99,7 +100,7 @@ pub struct Model {
     pub routed: AtomicU64,
     /// Answers cut off by its worker's death.
     pub cut: AtomicU64,
-    /// The worker's last log lines.
+    /// The last log lines: its life as the daemon saw it, and its workers' own.
     pub logs: Logs,
 }
 
@@ -195,6 +196,17 @@ impl Model {
         if facts.endpoint.as_deref() == Some(endpoint) {
             facts.endpoint = None;
         }
+    }
+
+    /// Logs something about this model, also among its own lines.
+    pub fn say(&self, level: Level, text: &str) {
+        super::log::model_line(level, &self.id(), text, &self.logs);
+    }
+
+    /// Whether it is ready and the file of its worker's socket is gone: running answers go on, new ones cannot begin.
+    pub fn is_cut_off(&self) -> bool {
+        let endpoint = self.facts().endpoint.clone();
+        endpoint.is_some_and(|endpoint| !endpoint.exists())
     }
 
     /// Requests in flight.

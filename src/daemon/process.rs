@@ -7,6 +7,7 @@ use crate::sys::{notify, process};
 use crate::worker::protocol::{Command as ControlCommand, Report, Spec};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -138,6 +139,10 @@ pub async fn start(
     logs: &Logs,
 ) -> io::Result<Worker> {
     let _ = std::fs::remove_file(socket);
+    if let Some(directory) = socket.parent() {
+        // Made at the start; somebody may have cleaned up.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
     let listener = UnixListener::bind(socket)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", socket.display())))?;
     let (ours, theirs) = StdUnixStream::pair()?;
@@ -249,7 +254,6 @@ async fn forward(pipe: Pipe, id: String, logs: Logs) {
 async fn forward_lines(mut reader: impl tokio::io::AsyncBufRead + Unpin, id: &str, logs: &Logs) {
     while let Some(line) = next_line(&mut reader, LINE_BYTES).await {
         let (level, text) = super::log::split_priority(&line);
-        super::log::worker_line(level, id, text);
-        logs.push(super::log::stamped(level, text));
+        super::log::worker_line(level, id, text, logs);
     }
 }

@@ -155,6 +155,17 @@ impl Registry {
         Ok(model)
     }
 
+    /// Drops a model that no configuration names once it is unloaded or has failed: nothing would bring it back but
+    /// loading its file again.
+    pub async fn forget(&self, model: &Arc<Model>) {
+        if !model.ad_hoc.load(Ordering::Relaxed) || !matches!(model.state(), ModelState::Unloaded | ModelState::Failed)
+        {
+            return;
+        }
+        self.models.write().unwrap_or_else(PoisonError::into_inner).retain(|known| !Arc::ptr_eq(known, model));
+        model.order(Order::Retire).await;
+    }
+
     /// Makes the models those of a new configuration. Removed ones finish their streams first.
     pub async fn apply(&self, new: Config) -> Reloaded {
         let mut changes = Reloaded::default();

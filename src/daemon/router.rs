@@ -54,7 +54,8 @@ impl App {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn access(&self) -> Arc<Access> {
+    /// Who may do what, now.
+    pub fn access(&self) -> Arc<Access> {
         self.access.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

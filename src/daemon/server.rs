@@ -27,6 +27,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 const FLUSH: Duration = Duration::from_secs(2);
 /// A connection that asks nothing is closed after.
 const IDLE: Duration = Duration::from_secs(120);
+/// How often the socket's file is looked after.
+const SOCKET_CHECK: Duration = Duration::from_millis(500);
 /// Events that a slow reader may lag behind.
 const EVENTS: usize = 256;
 /// Bytes that a worker's socket adds to the path of its directory.
@@ -103,7 +105,7 @@ struct Place {
     listeners: Vec<UnixListener>,
     socket: PathBuf,
     run_directory: PathBuf,
-    _bound: Option<Bound>,
+    bound: Option<Bound>,
 }
 
 impl Drop for Place {
@@ -146,7 +148,7 @@ fn open(config: &Config, access: &Access) -> Result<Place, StartError> {
         })
         .collect::<Result<_, _>>()
         .map_err(io("the socket cannot be listened on"))?;
-    Ok(Place { listeners, socket, run_directory, _bound: bound })
+    Ok(Place { listeners, socket, run_directory, bound })
 }
 
 async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), StartError> {
@@ -178,8 +180,10 @@ async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), Start
         reload,
     });
     let (stop, stopped) = oneshot::channel::<()>();
+    let (renewed, coming) = mpsc::channel(1);
+    let keeper = place.bound.take().map(|bound| tokio::spawn(keep_bound(bound, app.clone(), renewed)));
     let server = tokio::spawn(serve(
-        Door(std::mem::take(&mut place.listeners)),
+        Door::new(std::mem::take(&mut place.listeners), coming),
         {
             let app = app.clone();
             move |request| handle(app.clone(), request)
@@ -195,8 +199,51 @@ async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), Start
     Main::new(app, source, filter, signals, reloads).run().await;
     let _ = stop.send(());
     let _ = server.await;
+    if let Some(keeper) = keeper {
+        // The socket's file goes with it.
+        keeper.abort();
+        let _ = keeper.await;
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Looks after the socket's file: where it is deleted or replaced, nobody could connect any more, so it is bound again.
+/// Another daemon that answers there is left alone. Never ends.
+async fn keep_bound(mut bound: Bound, app: Arc<App>, renewed: mpsc::Sender<UnixListener>) {
+    let mut failed = false;
+    let mut ticks = tokio::time::interval(SOCKET_CHECK);
+    loop {
+        ticks.tick().await;
+        for model in app.registry.models().into_iter().filter(|model| model.is_cut_off()) {
+            model.say(tracing::Level::WARN, "its worker's socket was deleted; starting it again after its requests");
+            model.order(Order::Unload { force: false }).await;
+            model.order(Order::Load).await;
+        }
+        if !bound.is_lost() {
+            failed = false;
+            continue;
+        }
+        let socket = app.config().daemon.socket.display().to_string();
+        let listener = bound.rebind().map_err(|error| error.to_string()).and_then(|listener| {
+            let _ = listener.set_nonblocking(true);
+            UnixListener::from_std(listener).map_err(|error| error.to_string())
+        });
+        match listener {
+            Ok(listener) => {
+                if let Err(error) = bound.share(app.access().socket_group()) {
+                    tracing::warn!(%error, "the socket cannot be given to its group; only this user can connect");
+                }
+                tracing::warn!("{socket} was deleted or replaced; it is bound again");
+                let _ = renewed.send(listener).await;
+            }
+            Err(error) if !failed => {
+                failed = true;
+                tracing::error!("{socket} was deleted or replaced and cannot be bound again: {error}");
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 fn limits(daemon: &config::Daemon) -> Limits {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Level;
 
 /// Drives a model until it is retired and its worker is gone.
 pub(super) async fn run(model: Arc<Model>, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) {
@@ -115,8 +116,7 @@ impl Task {
     fn ready(&mut self, info: ModelInfo) {
         let mut facts = self.model.facts();
         let load_time = facts.spawned.map(|at| at.elapsed()).unwrap_or_default();
-        tracing::info!(
-            model = self.model.id(),
+        let line = format!(
             "ready after {:.1} s: {} with {:.1} M parameters, {:.1} MiB of weights, context {} x {}, {} threads, {}",
             load_time.as_secs_f64(),
             info.architecture,
@@ -129,6 +129,8 @@ impl Task {
         );
         facts.load_time = Some(load_time);
         facts.info = Some(info);
+        drop(facts);
+        self.model.say(Level::INFO, &line);
     }
 
     /// Steps the state machine and carries out what it asks for; a spawn that fails is a further step.
@@ -165,7 +167,7 @@ impl Task {
         let spec = spec(&settings, &self.shared.settings());
         let number = self.shared.next_socket.fetch_add(1, Ordering::Relaxed);
         let socket = self.shared.run_directory.join(format!("{number}.sock"));
-        tracing::info!(model = settings.id, "loading {}", settings.path.display());
+        self.model.say(Level::INFO, &format!("loading {}", settings.path.display()));
         let program = self.shared.program();
         let started = process::start(&self.shared.spawner, &program, &spec, &socket, &self.model.logs).await;
         let worker = started.map_err(|error| format!("it could not be started: {error}"))?;
@@ -224,19 +226,19 @@ impl Task {
     }
 
     fn log(&self, state: ModelState, error: Option<&str>, active: u64, now: Instant) {
-        let id = self.model.id();
         let reason = error.unwrap_or("unknown");
-        match state {
-            ModelState::Unloaded => tracing::info!(model = id, "unloaded"),
-            ModelState::Draining if active > 0 => tracing::info!(model = id, "unloading after {active} requests"),
-            ModelState::Failed => tracing::error!(model = id, "failed: {reason}"),
+        let (level, line) = match state {
+            ModelState::Unloaded => (Level::INFO, "unloaded".into()),
+            ModelState::Draining if active > 0 => (Level::INFO, format!("unloading after {active} requests")),
+            ModelState::Failed => (Level::ERROR, format!("failed: {reason}")),
             ModelState::Restarting => match self.lifecycle.pause(now) {
-                Some(pause) => tracing::warn!(model = id, "{reason}; starting again in {:.1} s", pause.as_secs_f64()),
-                None => tracing::warn!(model = id, "killing the worker: {reason}"),
+                Some(pause) => (Level::WARN, format!("{reason}; starting again in {:.1} s", pause.as_secs_f64())),
+                None => (Level::WARN, format!("killing the worker: {reason}")),
             },
             // Loading and ready have lines of their own.
-            ModelState::Loading | ModelState::Ready | ModelState::Draining => {}
-        }
+            ModelState::Loading | ModelState::Ready | ModelState::Draining => return,
+        };
+        self.model.say(level, &line);
     }
 
     fn announce(&self) {

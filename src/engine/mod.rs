@@ -99,7 +99,7 @@ pub struct Usage {
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SubmitError {
-    #[error("the queue is full ({limit} requests wait); try again in {retry_after:?}")]
+    #[error("the queue is full ({limit} waiting); try again in {retry_after:?}")]
     QueueFull { limit: usize, retry_after: Duration },
     #[error(
         "the prompt has {prompt} tokens, the context is {context}; shorten it or load the model with a larger context"

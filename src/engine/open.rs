@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::run::Engine;
 use super::shared::Shared;
-use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
 use crate::gguf::TensorInfo;
 use crate::load::{self, Metadata, Progress, Source};
 use crate::model::{Hparams, Model};
@@ -80,6 +80,10 @@ pub struct ModelFacts {
     pub layers: usize,
     /// `f16` or `f32`.
     pub kv_type: String,
+    /// How the file was read, e.g. `io_uring, direct`.
+    pub read_by: String,
+    /// Bytes of this process on huge pages once the weights were read.
+    pub huge_page_bytes: u64,
     /// What the operator should know, e.g. a context shortened for want of memory.
     pub notes: Vec<String>,
 }
@@ -146,12 +150,18 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     })?;
     let limits = limits(options, placement.context, placement.parallel);
     let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
-    let weights = source.load(model, progress)?;
+    let mut watch = |now: Progress| {
+        facts.read_by = now.method.to_string();
+        progress(now);
+    };
+    let exec_options = exec_options(options, &limits);
+    let layouts = Layouts::new(&exec_options.cpu).map_err(exec::Error::from)?;
+    let weights = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut watch)?;
+    facts.huge_page_bytes = load::huge_page_bytes();
 
     let shared = Arc::new(Shared::new(limits.context, weights.hparams.vocab, limits.parallel, options.queue));
     let (inbox, submissions) = mpsc::sync_channel(shared.capacity());
     let (started, outcome) = mpsc::channel();
-    let exec_options = exec_options(options, &limits);
     let own = shared.clone();
     // The pool counts the thread that uses it, so it is made where it is used.
     let start = move || match Executor::new(weights, &exec_options) {
@@ -164,6 +174,10 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     let thread = std::thread::Builder::new().name("engine".into()).spawn(start).map_err(OpenError::Thread)?;
     let (threads, isa) = outcome.recv().map_err(|_| OpenError::Died)??;
     (facts.threads, facts.isa) = (threads, isa.to_string());
+    if let Some(asked) = options.threads.filter(|&asked| asked > threads) {
+        let why = "as many as there are CPUs, or CPU time of the control group, for it";
+        facts.notes.push(format!("{threads} compute threads run instead of {asked}: {why}"));
+    }
     Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
 }
 
@@ -223,6 +237,8 @@ fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &En
         vocab: hparams.vocab,
         layers: hparams.layers,
         kv_type: options.kv_type.name().to_string(),
+        read_by: String::new(),
+        huge_page_bytes: 0,
         notes: placement.notes.clone(),
     }
 }

@@ -11,7 +11,7 @@ mod kv;
 mod rope;
 mod solo;
 
-pub use crate::ops::cpu::Options as CpuOptions;
+pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
 pub use crate::ops::profile::Entry as ProfileEntry;
 pub use crate::ops::{KV_BLOCK, SeqSlice};
 pub use buffers::scratch_bytes;

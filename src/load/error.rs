@@ -51,21 +51,33 @@ pub enum Error {
         /// Why.
         source: model::Error,
     },
-    /// Reading failed.
-    #[error("cannot read {} at offset {offset}: {source}", path.display())]
+    /// Reading the header failed.
+    #[error("cannot read the header of {}: {source}", path.display())]
+    Header {
+        /// File.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Reading weights failed.
+    #[error("cannot read {} at offset {offset} (tensor {tensor}): {source}", path.display())]
     Read {
         /// File.
         path: PathBuf,
+        /// What was read.
+        tensor: String,
         /// Where, in bytes.
         offset: u64,
         /// The system's reason.
         source: io::Error,
     },
     /// The file ended while it was read.
-    #[error("{} ended at byte {end} while bytes up to {wanted} were expected: it was truncated while it was read", path.display())]
+    #[error("{} ended at byte {end} while bytes up to {wanted} were expected (tensor {tensor}): it was truncated while it was read", path.display())]
     Short {
         /// File.
         path: PathBuf,
+        /// What was read.
+        tensor: String,
         /// Where it ended.
         end: u64,
         /// What was to be read.
@@ -82,6 +94,18 @@ pub enum Error {
     Memory {
         /// Wanted.
         bytes: usize,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No thread to read with.
+    #[error("cannot start a thread to read with: {source}; raise the limit on processes")]
+    Thread {
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// io_uring, which worked before, takes no reads.
+    #[error("the kernel takes no reads: {source}")]
+    Ring {
         /// The system's reason.
         source: io::Error,
     },

@@ -1,26 +1,30 @@
 //! Carries out a plan: opens a GGUF file or a split set, reads the header and no more, and then each tensor's bytes once
-//! into anonymous memory. No weight is mapped from a file and nothing is read twice, so the peak is the weights and some
-//! bounded buffers. Called by `engine`, and by commands that look at a file without running it.
+//! into anonymous memory, packed on the way. No weight is mapped from a file and none is held twice, so the peak is the
+//! weights and some bounded buffers. Called by `engine`, and by commands that look at a file without running it.
 
 mod error;
+mod jobs;
 mod read;
 mod source;
 #[cfg(test)]
 mod tests;
 
 pub use crate::gguf::Metadata;
-pub use crate::sys::memory::Mapping;
+pub use crate::sys::memory::{Mapping, huge_page_bytes};
 pub use error::Error;
 pub use source::{Fill, Source};
 
 use crate::gguf::TensorInfo;
 use crate::model::Model;
 use crate::ops::Tensor;
-use std::ops::Range;
+use crate::quant::packed::ROWS;
+use crate::quant::{DType, Layout};
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-/// Where a tensor starts in the arena: a cache line, and the widest vector register.
-const ALIGNMENT: usize = 64;
+/// How a matrix of a type, rows and columns is to lie.
+pub type LayoutOf<'a> = &'a dyn Fn(DType, usize, usize) -> Layout;
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,43 +33,66 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes in all.
     pub bytes_total: u64,
+    /// How they are read.
+    pub method: Method,
 }
 
-impl Source {
-    /// Reads the weights of `model`, which was bound to this source. `progress` is called on this thread, a few times
-    /// per second of reading at least, the last time with everything done.
-    ///
-    /// # Errors
-    /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
-    pub fn load(&self, model: Model<TensorInfo>, progress: &mut dyn FnMut(Progress)) -> Result<Model<Tensor>, Error> {
-        let (ranges, bytes) = lay_out(&model);
-        let mut arena = Mapping::new(bytes).map_err(|source| Error::Memory { bytes, source })?;
-        let tensors: Vec<(&TensorInfo, Range<usize>)> = ranges.iter().map(|(t, r)| (t, r.clone())).collect();
-        read::read_all(self, &tensors, arena.as_mut_slice(), progress)?;
-        self.check_unchanged()?;
-        let storage: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(arena);
-        let mut ranges =
-            ranges.into_iter().map(|(t, range)| (t.name, range)).collect::<std::collections::HashMap<_, _>>();
-        model.try_map(|_, info| {
-            let range = ranges.remove(&info.name).unwrap_or_default();
-            let (rows, cols) = shape(&info);
-            Ok(Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?)
+/// How the bytes of a file come to memory; the best that kernel and file system allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// io_uring, past the page cache.
+    Ring,
+    /// A thread per read, past the page cache.
+    Direct,
+    /// A thread per read, through the page cache.
+    #[default]
+    Cached,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Ring => "io_uring, direct",
+            Method::Direct => "threads, direct",
+            Method::Cached => "threads, page cache",
         })
     }
 }
 
-/// Each tensor's place in the arena, in the order of the file, and the arena's size.
-fn lay_out(model: &Model<TensorInfo>) -> (Vec<(TensorInfo, Range<usize>)>, usize) {
-    let mut tensors: Vec<TensorInfo> = model.tensors().into_iter().cloned().collect();
-    tensors.sort_by_key(|t| (t.file, t.offset));
-    let mut end = 0usize;
-    let mut placed = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let start = end.next_multiple_of(ALIGNMENT);
-        end = start.saturating_add(usize::try_from(tensor.size).unwrap_or(usize::MAX));
-        placed.push((tensor, start..end));
+impl Source {
+    /// Reads the weights of `model`, which was bound to this source, to the order that `layout` says for a type, rows and
+    /// columns. `progress` is called on this thread, a few times per second of reading at least, the last time with
+    /// everything done.
+    ///
+    /// # Errors
+    /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
+    pub fn load(
+        &self,
+        model: Model<TensorInfo>,
+        layout: LayoutOf<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model<Tensor>, Error> {
+        // Rows of an embedding that is nothing else are decoded one by one: packed, each would be scattered.
+        let looked_up = model.output.as_ref().map(|_| model.embedding.name.clone());
+        let panel = |info: &TensorInfo| {
+            let (rows, cols) = shape(info);
+            let packed = layout(info.dtype, rows, cols) == Layout::Packed && looked_up.as_ref() != Some(&info.name);
+            info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
+        };
+        let (placed, bytes) = jobs::lay_out(&model, panel);
+        let mut arena = Mapping::new(bytes).map_err(|source| Error::Memory { bytes, source })?;
+        read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
+        self.check_unchanged()?;
+        let storage: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(arena);
+        let places = placed.into_iter().map(|p| (p.info.name, (p.range, p.panel.is_some())));
+        let mut places: HashMap<_, _> = places.collect();
+        model.try_map(|_, info| {
+            let (range, packed) = places.remove(&info.name).unwrap_or_default();
+            let (rows, cols) = shape(&info);
+            let tensor = Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?;
+            Ok(if packed { tensor.packed()? } else { tensor })
+        })
     }
-    (placed, end)
 }
 
 /// Rows and columns of a bound tensor: a vector is one row.

@@ -18,6 +18,8 @@ pub struct Source {
     /// Metadata and tensor directory of all parts.
     pub header: gguf::File,
     pub(super) parts: Vec<Part>,
+    /// Use io_uring where the kernel lets us.
+    pub(super) ring: bool,
     pub(super) made: Option<Made>,
 }
 
@@ -84,12 +86,12 @@ impl Source {
             parts.push(part);
         }
         let header = gguf::File::merge(headers).map_err(|source| Error::Split { path: path.into(), source })?;
-        Ok(Source { header, parts, made: None })
+        Ok(Source { header, parts, ring: true, made: None })
     }
 
     /// A model whose weights `fill` makes, for measurements without a file. `header` is that of the file they would be in.
     pub fn made(name: impl Into<PathBuf>, header: gguf::File, fill: Arc<Fill>) -> Source {
-        Source { header, parts: Vec::new(), made: Some(Made { name: name.into(), fill }) }
+        Source { header, parts: Vec::new(), ring: false, made: Some(Made { name: name.into(), fill }) }
     }
 
     /// Binds the tensors to a model and checks that their data is all there. Reads no weight.
@@ -112,6 +114,11 @@ impl Source {
     /// The first file's path, or the name of what is on no disk.
     pub fn path(&self) -> &Path {
         self.made.as_ref().map_or_else(|| self.parts[0].path.as_path(), |made| &made.name)
+    }
+
+    /// Every file of the set, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
     }
 
     /// Refuses files that were written to since they were opened.
@@ -158,7 +165,7 @@ impl Part {
         };
         gguf::parse_growing(self.len, FIRST_READ, fetch).map_err(|error| match error {
             GrowError::Parse(source) => Error::Gguf { path: self.path.clone(), source },
-            GrowError::Fetch(source) => Error::Read { path: self.path.clone(), offset: 0, source },
+            GrowError::Fetch(source) => Error::Header { path: self.path.clone(), source },
         })
     }
 }

@@ -41,6 +41,14 @@ impl<'a> Binder<'a> {
         if !tensor.dtype.is_supported() {
             return Err(wrong_type(&tensor, "this build has no decoder for it; choose another quantisation"));
         }
+        // Left out it would be a silent error: the weights are off by that factor.
+        let scale = name.strip_suffix("weight").map(|stem| format!("{stem}scale"));
+        if scale.is_some_and(|scale| self.tensors.contains_key(scale.as_str())) {
+            return Err(wrong_type(
+                &tensor,
+                "its factor for the whole tensor (.scale) cannot be applied by this build",
+            ));
+        }
         Ok(Some(tensor))
     }
 

@@ -3,7 +3,7 @@
 
 use super::forward::{self, Shared};
 use super::watch::{Limits, Watch};
-use bytes::{Buf, Bytes};
+use crate::transport::{Begun, Version, begin};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,12 +15,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch::Receiver;
 
-/// How an HTTP/2 connection begins; no HTTP/1 method does.
-const HTTP2_START: &[u8] = b"PRI ";
 /// hyper's write buffer at most, and the least it works well with; bytes.
 const BUFFER: usize = 64 << 10;
 /// HTTP/2: requests at once per connection.
@@ -29,17 +27,17 @@ const MAX_STREAMS: u32 = 128;
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 /// Serves a connection until its end. Turning `stop` to true lets running answers finish and no request begin.
-pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, stop: Receiver<bool>) {
+pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut stop: Receiver<bool>) {
     let config = &shared.config;
     let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let watch = Watch::new(limits);
-    let start = match tokio::time::timeout(limits.header, beginning(&mut stream, stop.clone())).await {
-        Ok(Ok(start)) => start,
+    let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
+    let (version, stream) = match tokio::time::timeout(limits.header, begin(stream, stopped)).await {
+        Ok(Ok(begun)) => begun,
         Ok(Err(_)) => return,
         Err(_) => return tracing::debug!(%peer, "closed: sent nothing"),
     };
-    let http2 = start.starts_with(HTTP2_START);
-    let io = TokioIo::new(Io { stream, start, watch: watch.clone() });
+    let io = TokioIo::new(Io { stream, watch: watch.clone() });
     let service = {
         let (shared, watch) = (shared.clone(), watch.clone());
         service_fn(move |request| {
@@ -47,7 +45,7 @@ pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
             async { Ok::<_, Infallible>(answer.await) }
         })
     };
-    let ended = if http2 {
+    let ended = if version == Version::Http2 {
         watch.is_http2();
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -70,23 +68,6 @@ pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     if let Err(reason) = ended {
         tracing::debug!(%peer, "closed: {reason}");
     }
-}
-
-/// Reads just enough to tell the HTTP versions apart.
-async fn beginning(stream: &mut TcpStream, mut stop: Receiver<bool>) -> io::Result<Bytes> {
-    let mut start = Vec::with_capacity(HTTP2_START.len());
-    while HTTP2_START.starts_with(&start) && start.len() < HTTP2_START.len() {
-        let mut rest = (&mut *stream).take((HTTP2_START.len() - start.len()) as u64);
-        let count = tokio::select! {
-            count = rest.read_buf(&mut start) => count?,
-            // Nothing was asked yet, so nothing is lost.
-            _ = stop.wait_for(|stop| *stop), if start.is_empty() => 0,
-        };
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(start.into())
 }
 
 /// Runs a connection beside its deadlines.
@@ -116,20 +97,12 @@ where
 
 /// The client's socket, which tells the watch what it sees.
 struct Io {
-    stream: TcpStream,
-    /// Read before hyper took over.
-    start: Bytes,
+    stream: Begun<TcpStream>,
     watch: Arc<Watch>,
 }
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.start.is_empty() {
-            let count = self.start.len().min(buffer.remaining());
-            buffer.put_slice(&self.start[..count]);
-            self.start.advance(count);
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {

@@ -9,6 +9,7 @@ use super::reply::Refusal;
 use super::upstream::{self, Upstream};
 use super::watch::{InFlight, Watch};
 use crate::config::proxy::Proxy;
+use crate::transport::headers::{is_event_stream, strip_hop_by_hop, unmet_expectation};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ impl Shared {
         Ok(Arc::new(Shared {
             gate: Gate::new(config.allow.clone(), config.max_connections, config.max_connections_per_address),
             keys: RwLock::new(keys),
-            upstream: Upstream::new(config.socket.clone()),
+            upstream: Upstream::new(config.socket.clone(), config.upstream_timeout),
             requests: Arc::new(Semaphore::new(config.max_requests)),
             config,
         }))
@@ -77,7 +78,9 @@ pub async fn answer(
     let response = match admit(&shared, &request) {
         Ok(client) => pass(&shared, client, request, in_flight).await,
         Err(refusal) => {
-            refuse_body(&shared, request.headers().contains_key(header::EXPECT), refusal, request.into_body()).await;
+            if !request.headers().contains_key(header::EXPECT) {
+                read_away(&shared, refusal, request.into_body());
+            }
             own(refusal, in_flight)
         }
     };
@@ -89,6 +92,9 @@ pub async fn answer(
 fn admit(shared: &Shared, request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
     let route = path::route(request.uri().path()).ok_or(Refusal::NotFound)?;
     let client = shared.client(route, request.headers())?;
+    if unmet_expectation(request.headers()) {
+        return Err(Refusal::Expectation);
+    }
     let limit = shared.config.max_body_bytes;
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit) {
@@ -117,30 +123,34 @@ async fn pass(
     match shared.upstream.send(Request::from_parts(head, body)).await {
         Ok((response, lease)) => {
             let (mut head, inner) = response.into_parts();
-            headers::strip_hop_by_hop(&mut head.headers);
+            strip_hop_by_hop(&mut head.headers);
             head.version = Version::HTTP_11;
             head.extensions.clear();
-            let events = headers::is_event_stream(&head.headers);
+            let events = is_event_stream(&head.headers);
             Response::from_parts(head, ResponseBody::passing(inner, lease, permit, events, in_flight))
         }
         Err(error) => {
-            let refusal = refusal(shared, &error, report).await;
+            let refusal = refusal(shared, &error, &report);
             own(refusal, in_flight)
         }
     }
 }
 
 /// Why there is no answer from the daemon: often because of the request's own body.
-async fn refusal(shared: &Shared, error: &upstream::Error, report: Report) -> Refusal {
+fn refusal(shared: &Shared, error: &upstream::Error, report: &Report) -> Refusal {
     let limit = shared.config.max_body_bytes;
     match (report.take(), error) {
         (Some((Fault::TooLarge, rest)), _) => {
-            refuse_body(shared, false, Refusal::TooLarge { limit }, rest).await;
+            read_away(shared, Refusal::TooLarge { limit }, rest);
             Refusal::TooLarge { limit }
         }
         (Some((Fault::Timeout, _)), _) => Refusal::BodyTimeout,
         (Some((Fault::Broken, _)), _) => Refusal::BadBody,
         (None, upstream::Error::Connect { .. }) => Refusal::Unavailable,
+        (None, upstream::Error::Stuck { .. }) => {
+            tracing::error!("{error}");
+            Refusal::Stuck
+        }
         (None, upstream::Error::Failed(error)) => {
             tracing::warn!("the daemon gave no answer: {error}");
             Refusal::Dropped
@@ -148,11 +158,11 @@ async fn refusal(shared: &Shared, error: &upstream::Error, report: Report) -> Re
     }
 }
 
-/// Reads away a body that is not wanted, unless the client waits for leave to send it, or is a stranger whose bytes
-/// are not worth it.
-async fn refuse_body(shared: &Shared, waits: bool, refusal: Refusal, body: Incoming) {
-    if !waits && matches!(refusal, Refusal::TooLarge { .. }) {
-        drain(body, shared.config.max_body_bytes, shared.config.body_timeout).await;
+/// Reads away a body that is too large, beside the answer: a client that reads only after it has written sees the
+/// refusal too. The bytes of a stranger, or of nonsense, are not worth it. Ends with the connection at the latest.
+fn read_away(shared: &Shared, refusal: Refusal, body: Incoming) {
+    if matches!(refusal, Refusal::TooLarge { .. }) {
+        tokio::spawn(drain(body, shared.config.max_body_bytes, shared.config.body_timeout));
     }
 }
 

@@ -1,39 +1,11 @@
-//! What is passed on of a header, both ways: hop-by-hop fields end here (RFC 9110 §7.6.1), keys never go further, and
-//! `x-omni-*` comes from the proxy alone. Pure.
+//! What is passed on of a request's header: hop-by-hop fields end here, keys never go further, and `x-omni-*` comes
+//! from the proxy alone. Pure.
 
+use crate::transport::headers::strip_hop_by_hop;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Carries the name of the key's owner to the daemon.
 pub const CLIENT: HeaderName = HeaderName::from_static("x-omni-client");
-
-/// Fields that concern one connection only.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-/// Removes hop-by-hop fields, those that `Connection` names included.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        // A client may not make the proxy drop what the request needs to be understood.
-        .filter(|name| !matches!(*name, header::CONTENT_LENGTH | header::CONTENT_TYPE | header::HOST))
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
-    }
-}
 
 /// Turns a client's request header into the one the daemon sees.
 pub fn for_upstream(headers: &mut HeaderMap, client: Option<&HeaderValue>) {
@@ -58,12 +30,6 @@ pub fn presented_key(headers: &HeaderMap) -> Option<&str> {
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
     bearer.or_else(|| headers.get("x-api-key")?.to_str().ok().map(str::trim)).filter(|key| !key.is_empty())
-}
-
-/// Whether a response is a stream of server-sent events.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 #[cfg(test)]
@@ -121,12 +87,5 @@ mod tests {
         assert_eq!(presented_key(&map(&[("authorization", "Bearer ")])), None);
         assert_eq!(presented_key(&map(&[("authorization", "Bearer")])), None);
         assert_eq!(presented_key(&map(&[])), None);
-    }
-
-    #[test]
-    fn knows_event_streams() {
-        assert!(is_event_stream(&map(&[("content-type", "Text/Event-Stream; charset=utf-8")])));
-        assert!(!is_event_stream(&map(&[("content-type", "application/json")])));
-        assert!(!is_event_stream(&map(&[])));
     }
 }

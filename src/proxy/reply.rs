@@ -19,6 +19,8 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: u64,
     },
+    /// `Expect` asks for something else than `100-continue`.
+    Expectation,
     /// The body stopped coming.
     BodyTimeout,
     /// The body was cut off or is malformed.
@@ -31,6 +33,8 @@ pub enum Refusal {
     Unavailable,
     /// The daemon went away before it answered.
     Dropped,
+    /// The daemon is there and answers nothing.
+    Stuck,
 }
 
 impl Refusal {
@@ -61,6 +65,12 @@ impl Refusal {
                 "invalid_request_error",
                 "request_too_large",
                 format!("the request's body is over the limit of {limit} bytes; send a smaller one"),
+            ),
+            Refusal::Expectation => (
+                StatusCode::EXPECTATION_FAILED,
+                "invalid_request_error",
+                "expectation_failed",
+                text("the only expectation that can be met is `Expect: 100-continue`; leave the field out"),
             ),
             Refusal::BodyTimeout => (
                 StatusCode::REQUEST_TIMEOUT,
@@ -97,6 +107,12 @@ impl Refusal {
                 "server_error",
                 "upstream_failed",
                 text("the inference daemon closed the connection before it answered; try again"),
+            ),
+            Refusal::Stuck => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                "upstream_timeout",
+                text("the inference daemon does not answer; try again later, or ask the operator to look at it"),
             ),
         }
     }

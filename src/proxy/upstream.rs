@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -35,6 +36,12 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// It takes connections and answers nothing: stopped, or wedged.
+    #[error("the daemon does not answer, nor a question for its health within {within:?}; is it stopped?")]
+    Stuck {
+        /// What it was given.
+        within: Duration,
+    },
     /// The connection ended before an answer, or the request's body failed.
     #[error("the daemon gave no answer: {0}")]
     Failed(#[from] hyper::Error),
@@ -46,17 +53,58 @@ pub struct Upstream {
     idle: Mutex<Vec<(Connection, Instant)>>,
     /// Whether the last attempt to connect failed; each change is logged once.
     down: AtomicBool,
+    /// See [`Upstream::stuck`].
+    patience: Duration,
+    /// When the daemon was last asked for its health, and whether it answered.
+    asked: tokio::sync::Mutex<Option<(Instant, bool)>>,
 }
 
 impl Upstream {
-    /// Connects to nothing yet.
-    pub fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Upstream { path, idle: Mutex::default(), down: AtomicBool::new(false) })
+    /// Connects to nothing yet. `patience`: see [`Upstream::send`].
+    pub fn new(path: PathBuf, patience: Duration) -> Arc<Self> {
+        let (idle, down, asked) = (Mutex::default(), AtomicBool::new(false), tokio::sync::Mutex::default());
+        Arc::new(Upstream { path, idle, down, patience, asked })
     }
 
-    /// Sends a request. Dropping the future or the [`Lease`] before the answer's end closes the connection, by which
+    /// Sends a request. An answer may take its time, for a model has to be loaded or a text to be written; but a daemon
+    /// that has not begun one within the patience must then answer, within as long again, whether it is well.
+    pub async fn send(self: &Arc<Self>, request: Request<RequestBody>) -> Result<(Response<Incoming>, Lease), Error> {
+        tokio::select! {
+            result = self.exchange(request) => result,
+            () = self.stuck() => Err(Error::Stuck { within: self.patience }),
+        }
+    }
+
+    /// Ends when the daemon turns out to answer nothing.
+    async fn stuck(&self) {
+        loop {
+            tokio::time::sleep(self.patience).await;
+            // One question serves all who wait.
+            let mut asked = self.asked.lock().await;
+            let fresh = asked.filter(|(when, _)| when.elapsed() < self.patience);
+            let alive = match fresh {
+                Some((_, alive)) => alive,
+                None => tokio::time::timeout(self.patience, self.ask()).await.is_ok_and(|answer| answer.is_ok()),
+            };
+            if fresh.is_none() {
+                *asked = Some((Instant::now(), alive));
+            }
+            if !alive {
+                return;
+            }
+        }
+    }
+
+    /// Whatever the daemon says of its health, it answers.
+    async fn ask(&self) -> io::Result<()> {
+        let mut stream = self.open().await?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: omni-inferd\r\nConnection: close\r\n\r\n").await?;
+        stream.read_u8().await.map(drop)
+    }
+
+    /// Sends a request on an idle connection or a new one. Dropping the future or the [`Lease`] before the answer's end closes the connection, by which
     /// the daemon learns that nobody waits any more.
-    pub async fn send(
+    async fn exchange(
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), Error> {

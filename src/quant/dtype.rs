@@ -135,7 +135,14 @@ impl DType {
     /// True where [`super::dequantize`] exists. Q8_1 holds activations only and is no weight type.
     #[inline]
     pub const fn is_supported(self) -> bool {
-        matches!(self, F32 | F16 | BF16 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | Q8_K)
+        !matches!(self, Q8_1 | I8 | I16 | I32 | I64 | F64 | Q1_0 | Q2_0)
+    }
+
+    /// True where [`super::quantize`] exists. The IQ types of up to three bits have none: their encoders would search with
+    /// an importance matrix.
+    #[inline]
+    pub const fn has_encoder(self) -> bool {
+        self.is_supported() && !matches!(self, IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S)
     }
 
     /// What a number once meant that ggml has withdrawn; `None` for any other number.

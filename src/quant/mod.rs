@@ -2,18 +2,28 @@
 //!
 //! A row of a quantised tensor is a run of blocks; a block is [`DType::block_bytes`] bytes for [`DType::block_len`]
 //! elements, all numbers little-endian. One file per family: [`float`], [`legacy`] (32 elements, one scale), [`kquants`]
-//! (256 elements, scales of scales). Each format gives field accessors over `&[u8; BYTES]` for the kernels, a decoder
-//! that is bit-exact with ggml's (the order of float operations is part of the format) and an encoder.
+//! (256 elements, scales of scales), [`iq1`], [`iq2`], [`iq3`] (points of a [`codebook`]), [`iq4`] (sixteen uneven values),
+//! [`ternary`], [`fp4`] (four-bit floats). Each format gives field accessors or the block's integers ([`scaled`]) over
+//! `&[u8; BYTES]` for the kernels, a decoder that is bit-exact with ggml's (the order of float operations is part of the
+//! format) and an encoder, except [`iq1`], [`iq2`], [`iq3`], which say why.
 //!
 //! [`packed`] is the order in which the blocks of sixteen rows lie in memory for the kernels.
 //!
 //! These are the specification that the kernels in `ops` are tested against, not fast paths.
 
+pub mod codebook;
 mod dtype;
 pub mod float;
+pub mod fp4;
+pub mod iq1;
+pub mod iq2;
+pub mod iq3;
+pub mod iq4;
 pub mod kquants;
 pub mod legacy;
 pub mod packed;
+pub mod scaled;
+pub mod ternary;
 
 pub use dtype::DType;
 pub use packed::Layout;
@@ -43,6 +53,19 @@ pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
         DType::Q5_K => each_decode(src, dst, q5_k::decode),
         DType::Q6_K => each_decode(src, dst, q6_k::decode),
         DType::Q8_K => each_decode(src, dst, q8_k::decode),
+        DType::IQ1_S => each_decode(src, dst, |block, out| iq1::s(block).write(out)),
+        DType::IQ1_M => each_decode(src, dst, |block, out| iq1::m(block).write(out)),
+        DType::IQ2_XXS => each_decode(src, dst, |block, out| iq2::xxs(block).write(out)),
+        DType::IQ2_XS => each_decode(src, dst, |block, out| iq2::xs(block).write(out)),
+        DType::IQ2_S => each_decode(src, dst, |block, out| iq2::s(block).write(out)),
+        DType::IQ3_XXS => each_decode(src, dst, |block, out| iq3::xxs(block).write(out)),
+        DType::IQ3_S => each_decode(src, dst, |block, out| iq3::s(block).write(out)),
+        DType::IQ4_NL => each_decode(src, dst, iq4::nl_decode),
+        DType::IQ4_XS => each_decode(src, dst, |block, out| iq4::xs(block).write(out)),
+        DType::TQ1_0 => each_decode(src, dst, |block, out| ternary::tq1(block).write(out)),
+        DType::TQ2_0 => each_decode(src, dst, |block, out| ternary::tq2(block).write(out)),
+        DType::MXFP4 => each_decode(src, dst, fp4::mx_decode),
+        DType::NVFP4 => each_decode(src, dst, fp4::nv_decode),
         other => panic!("{other} has no decoder; check DType::is_supported first"),
     }
 }
@@ -51,7 +74,7 @@ pub fn dequantize(dtype: DType, src: &[u8], dst: &mut [f32]) {
 /// block with a NaN or an infinity becomes in the quantised formats is not specified.
 ///
 /// # Panics
-/// As [`dequantize`].
+/// When the lengths do not match or the type has no encoder ([`DType::has_encoder`]).
 pub fn quantize(dtype: DType, src: &[f32], dst: &mut [u8]) {
     check(dtype, dst.len(), src.len());
     match dtype {
@@ -69,7 +92,13 @@ pub fn quantize(dtype: DType, src: &[f32], dst: &mut [u8]) {
         DType::Q5_K => each_encode(src, dst, q5_k::encode),
         DType::Q6_K => each_encode(src, dst, q6_k::encode),
         DType::Q8_K => each_encode(src, dst, q8_k::encode),
-        other => panic!("{other} has no encoder; check DType::is_supported first"),
+        DType::IQ4_NL => each_encode(src, dst, iq4::nl_encode),
+        DType::IQ4_XS => each_encode(src, dst, iq4::xs_encode),
+        DType::TQ1_0 => each_encode(src, dst, ternary::tq1_encode),
+        DType::TQ2_0 => each_encode(src, dst, ternary::tq2_encode),
+        DType::MXFP4 => each_encode(src, dst, fp4::mx_encode),
+        DType::NVFP4 => each_encode(src, dst, fp4::nv_encode),
+        other => panic!("{other} has no encoder; check DType::has_encoder first"),
     }
 }
 

@@ -4,13 +4,21 @@
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
+
+/// Whether a [`Mapping`] takes pages reserved by `vm.nr_hugepages`. While it does not, reserving some only takes memory
+/// away; `omnictl doctor` and `tune` go by it.
+pub const RESERVED_PAGES: bool = false;
 
 /// Zeroed private memory, page-aligned, whose pages come into being when they are first written.
 pub struct Mapping {
     map: MmapMut,
-    bytes: usize,
+    bytes: Range<usize>,
 }
+
+/// Bytes of a huge page on x86-64.
+const HUGE_PAGE: usize = 2 << 20;
 
 impl Mapping {
     /// Reserves `bytes` of address space.
@@ -18,28 +26,32 @@ impl Mapping {
     /// # Errors
     /// What `mmap` says: usually the process's address-space limit.
     pub fn new(bytes: usize) -> io::Result<Mapping> {
+        // From one huge page on it starts at a huge page's border, so that all of it but the end can lie on such pages.
+        let slack = if bytes >= HUGE_PAGE { HUGE_PAGE } else { 0 };
+        let len = bytes.checked_add(slack).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         // A mapping of nothing is an error to the kernel, not to us.
-        let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon()?;
+        let map = MmapOptions::new().len(len.max(1)).no_reserve_swap().map_anon()?;
         // Fewer TLB misses where the kernel grants it; where it does not, plain pages do.
         let _ = map.advise(Advice::HugePage);
-        Ok(Mapping { map, bytes })
+        let start = if slack > 0 { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
+        Ok(Mapping { map, bytes: start..start + bytes })
     }
 
     /// The bytes, writable.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.map[..self.bytes]
+        &mut self.map[self.bytes.clone()]
     }
 }
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        &self.map[..self.bytes]
+        &self.map[self.bytes.clone()]
     }
 }
 
 impl std::fmt::Debug for Mapping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Mapping({} bytes)", self.bytes)
+        write!(f, "Mapping({} bytes)", self.bytes.len())
     }
 }
 
@@ -78,6 +90,12 @@ impl Memory {
         let cgroup = cgroup_available(&root.join("sys/fs/cgroup"), &groups);
         Ok(Memory { total, available: host.min(cgroup.unwrap_or(u64::MAX)), cgroup })
     }
+}
+
+/// Bytes of this process's private memory that lie on huge pages; 0 where the kernel does not say.
+pub fn huge_page_bytes() -> u64 {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    kib_field(&rollup, "AnonHugePages:").unwrap_or(0)
 }
 
 /// Lets this process write to at most `bytes` more of private memory than it has now (the kernel's `RLIMIT_DATA`).

@@ -1,7 +1,7 @@
 //! Linux, close to the kernel: besides the kernels the only place where `unsafe` is allowed. Knows no model.
 
 pub mod affinity; // CPU lists, the CPUs a process may use, binding a thread
-pub mod heap; // gives freed memory back to the host
+pub mod heap; // a limit on what one piece of work may hold; giving memory back to the host
 pub mod inherit; // descriptors a worker was started with
 pub mod listen; // sockets inherited by socket activation
 pub mod memory; // anonymous mappings, and how much memory there is
@@ -9,3 +9,4 @@ pub mod net; // Unix sockets: binding, peer credentials
 pub mod notify; // the service manager: ready, reloading, stopping, status, watchdog
 pub mod process; // children that inherit descriptors and die with their parent
 pub mod topology; // sockets, NUMA nodes, caches, cores and their siblings, the cgroup's quota
+pub mod uring; // many reads in flight from one thread

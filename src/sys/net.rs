@@ -60,8 +60,16 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Bound {
     path: PathBuf,
+    socket: Option<FileId>,
     /// Held for the life of the daemon: two that start at once cannot both take a stale file for theirs.
-    _lock: Flock<File>,
+    lock: Flock<File>,
+}
+
+/// A file whatever its name: device and inode.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Bound {
@@ -75,28 +83,39 @@ impl Bound {
         if length > MAX_SOCKET_PATH {
             return Err(BindError::TooLong { path: path.into(), length });
         }
-        let fail = |action, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| BindError::Io { action, path, source }
-        };
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         prepare_directory(directory)?;
-        let lock_path = path.with_added_extension("lock");
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(&lock_path).map_err(fail("open", &lock_path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => BindError::InUse { path: path.into() },
-            other => fail("lock", &lock_path)(other.into()),
-        })?;
-        // A daemon that ended between our open and our lock took its file with it: what we hold then guards nothing.
-        let named = std::fs::metadata(&lock_path).map(|named| named.ino()).ok();
-        if lock.metadata().map(|held| held.ino()).ok() != named {
-            return Err(BindError::InUse { path: path.into() });
+        let mut bound = Self { path: path.into(), socket: None, lock: lock(path)? };
+        let listener = bound.listen()?;
+        Ok((bound, listener))
+    }
+
+    fn listen(&mut self) -> Result<UnixListener, BindError> {
+        remove_stale(&self.path)?;
+        let path = &self.path;
+        let failed = |source| BindError::Io { action: "bind", path: path.clone(), source };
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        self.socket = file_id(path);
+        Ok(listener)
+    }
+
+    /// Whether the socket's file is gone, or another stands in its place: nobody can connect any more.
+    pub fn is_lost(&self) -> bool {
+        self.socket.is_none() || file_id(&self.path) != self.socket
+    }
+
+    /// Binds the path again when its file [is lost](Self::is_lost). What stands there is replaced when nobody serves it.
+    ///
+    /// # Errors
+    /// As [`Bound::bind`].
+    pub fn rebind(&mut self) -> Result<UnixListener, BindError> {
+        if holds(&self.lock, &self.path) {
+            return self.listen();
         }
-        remove_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(fail("bind", path))?;
-        Ok((Self { path: path.into(), _lock: lock }, listener))
+        // The lock's file went, too: another daemon may have made, and locked, its own.
+        let (bound, listener) = Self::bind(&self.path)?;
+        *self = bound;
+        Ok(listener)
     }
 
     /// Gives the socket to the members of a group (mode 0660), or, without one, to this user alone (0600).
@@ -117,9 +136,36 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         // The lock's file goes last and under the lock, so that a successor either waits for it or makes its own.
-        let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(self.path.with_added_extension("lock"));
+        if !self.is_lost() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        if holds(&self.lock, &self.path) {
+            let _ = std::fs::remove_file(lock_path(&self.path));
+        }
     }
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    socket.with_added_extension("lock")
+}
+
+/// Whether this lock is the one that others would find.
+fn holds(lock: &Flock<File>, socket: &Path) -> bool {
+    lock.metadata().is_ok_and(|held| file_id(&lock_path(socket)) == Some((held.dev(), held.ino())))
+}
+
+fn lock(socket: &Path) -> Result<Flock<File>, BindError> {
+    let path = lock_path(socket);
+    let fail = |action, source| BindError::Io { action, path: path.clone(), source };
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(&path).map_err(|error| fail("open", error))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => BindError::InUse { path: socket.into() },
+        other => fail("lock", other.into()),
+    })?;
+    // A daemon that ended between our open and our lock took its file with it: what we hold then guards nothing.
+    if holds(&lock, socket) { Ok(lock) } else { Err(BindError::InUse { path: socket.into() }) }
 }
 
 fn prepare_directory(directory: &Path) -> Result<(), BindError> {
@@ -228,6 +274,37 @@ mod tests {
 
         let _foreign = UnixListener::bind(&path).unwrap();
         assert!(matches!(Bound::bind(&path), Err(BindError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_lost_socket_is_bound_again_and_never_a_live_ones_place_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/omni.sock");
+        let (mut bound, first) = Bound::bind(&path).unwrap();
+        assert!(!bound.is_lost());
+        // Deleted; the whole directory deleted; replaced by a file that nobody serves.
+        let lose: [fn(&Path); 3] = [
+            |path| std::fs::remove_file(path).unwrap(),
+            |path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+            |path| {
+                std::fs::remove_file(path).unwrap();
+                drop(UnixListener::bind(path).unwrap());
+            },
+        ];
+        let mut listeners = vec![first];
+        for lose in lose {
+            lose(&path);
+            assert!(bound.is_lost());
+            listeners.push(bound.rebind().unwrap());
+            assert!(!bound.is_lost() && UnixStream::connect(&path).is_ok());
+            assert!(matches!(Bound::bind(&path), Err(BindError::InUse { .. })), "the lock is held again");
+        }
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        let (other, _listener) = Bound::bind(&path).unwrap();
+        assert!(bound.is_lost());
+        assert!(matches!(bound.rebind(), Err(BindError::InUse { .. })));
+        drop(bound);
+        assert!(!other.is_lost(), "what is another's stays");
     }
 
     #[test]

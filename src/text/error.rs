@@ -58,7 +58,7 @@ pub enum Error {
         /// The engine's message with its line.
         message: String,
     },
-    /// The template used more steps, depth or output than a template may.
+    /// The template used more steps, memory or output than a template may.
     #[error("the chat template exceeds its limit of {limit}; it loops without end or makes text without bound")]
     TemplateLimit {
         /// Which limit, with its number.

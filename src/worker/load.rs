@@ -34,6 +34,12 @@ pub(super) fn load(spec: Spec, reporter: &Reporter) -> Result<(Handle, Served), 
         let text = format!("cannot load '{}': {error}", spec.path.display());
         if error.is_permanent() { Failure::Refused(text) } else { Failure::Failed(text) }
     })?;
+    let ModelFacts { weight_bytes, read_by, huge_page_bytes, .. } = &opened.facts;
+    let (seconds, rate) = meter.total();
+    tracing::info!(
+        "read {weight_bytes} bytes of weights in {seconds:.2} s ({rate:.2} GB/s; {read_by}); {huge_page_bytes} bytes of \
+         memory are on huge pages"
+    );
     for note in &opened.facts.notes {
         tracing::warn!("{note}");
     }
@@ -102,22 +108,35 @@ fn info(facts: &ModelFacts) -> ModelInfo {
         isa: facts.isa.clone(),
         vocab: facts.vocab,
         kv_type: facts.kv_type.clone(),
+        read_by: facts.read_by.clone(),
+        huge_page_bytes: facts.huge_page_bytes,
     }
 }
 
 /// Reports progress a few times per second, with the speed since the last report.
 struct Meter<'a> {
     reporter: &'a Reporter,
+    /// Start and end of reading.
+    span: Option<(Instant, Instant)>,
+    bytes: u64,
     last: Option<(Instant, u64)>,
 }
 
 impl<'a> Meter<'a> {
     fn new(reporter: &'a Reporter) -> Self {
-        Meter { reporter, last: None }
+        Meter { reporter, span: None, bytes: 0, last: None }
+    }
+
+    /// Seconds of reading and GB/s over them.
+    fn total(&self) -> (f64, f64) {
+        let seconds = self.span.map_or(0.0, |(start, end)| (end - start).as_secs_f64());
+        (seconds, self.bytes as f64 / 1e9 / seconds.max(1e-6))
     }
 
     fn report(&mut self, bytes_done: u64, bytes_total: u64) {
         let now = Instant::now();
+        self.span = Some((self.span.map_or(now, |(start, _)| start), now));
+        self.bytes = bytes_total;
         let mut bytes_per_second = 0.0;
         if let Some((then, before)) = self.last {
             let passed = now - then;

@@ -44,6 +44,9 @@ pub fn run() -> i32 {
             return EXIT_FAILED;
         }
     };
+    if let Err(error) = crate::sys::process::prefer_for_oom_kill() {
+        tracing::debug!(%error, "this worker is not offered to the kernel first when memory runs out");
+    }
     serve_model(listener.into(), control.into(), Some(GROWTH))
 }
 

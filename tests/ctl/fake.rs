@@ -118,6 +118,8 @@ fn ready(id: &str) -> ModelStatus {
         isa: "avx2".into(),
         vocab: 2048,
         kv_type: "f16".into(),
+        read_by: "io_uring, direct".into(),
+        huge_page_bytes: 2 << 20,
     };
     let stats = Stats {
         running: 1,
@@ -241,6 +243,10 @@ async fn answer(requests: Arc<Mutex<Vec<String>>>, request: Request<Incoming>) -
         }
         ("POST", "/control/v1/models/huge/load?wait=true") => json_answer(200, &failed("huge")),
         ("POST", "/control/v1/models/slow/load?wait=true") => json_answer(202, &model("slow", ModelState::Loading)),
+        ("GET", "/control/v1/models/oracle") => json_answer(200, &ready("oracle")),
+        ("GET", "/control/v1/models/spare") | ("POST", "/control/v1/models/spare/unload") => {
+            json_answer(200, &model("spare", ModelState::Unloaded))
+        }
         ("GET", "/control/v1/models/slow") => json_answer(200, &ready("slow")),
         ("POST", "/control/v1/models/odd/load?wait=true") => json_answer(200, &json!({"surprise": 1})),
         ("POST", "/control/v1/models?wait=true") => {

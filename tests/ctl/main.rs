@@ -122,6 +122,8 @@ async fn unload_and_reload() {
     let done = fake.run(&["unload", "oracle", "--force"]).await;
     assert_eq!((done.code, done.out.as_str()), (0, "oracle is unloaded\n"));
     assert!(fake.got("POST /control/v1/models/oracle/unload?force=true"));
+    let done = fake.run(&["unload", "spare"]).await;
+    assert_eq!((done.code, done.out.as_str()), (0, "spare was not loaded\n"));
     fake.run(&["unload", "oracle"]).await;
     assert!(fake.got("POST /control/v1/models/oracle/unload "));
     let done = fake.run(&["reload"]).await;
@@ -288,6 +290,9 @@ async fn commands_on_files_need_no_daemon() {
     let npy = npy.to_str().unwrap();
     let done = run(nowhere, &["logits", model, "--tokens", "1,2,3", "--output", npy], "").await;
     assert!(done.code == 0 && std::fs::metadata(npy).unwrap().len() > 3 * 2048 * 4, "{done:?}");
+    assert!(done.out.starts_with(npy) && done.out.contains("float32 [3, "), "{done:?}");
+    let done = run(nowhere, &["logits", model, "--tokens", "1,2", "--output", npy, "--json"], "").await;
+    assert_eq!((&json(&done)["output"], &json(&done)["shape"][0]), (&npy.into(), &2.into()), "{done:?}");
     let absent = "/nonexistent.gguf";
     let logits = ["logits", absent, "--tokens", "1", "--output", npy];
     for args in [&["inspect", absent][..], &["tokenize", absent], &["bench", absent], &logits] {

@@ -55,6 +55,15 @@ fn a_file_can_be_loaded_by_hand() {
     // A reload leaves it alone.
     assert_eq!(daemon.post("/control/v1/reload", &Value::Null).json()["removed"], json!([]));
     assert_eq!(daemon.state("Story"), "ready");
+    // Unloaded, it is forgotten: no configuration would bring it back. So is one that cannot be loaded.
+    let unload = || daemon.post("/control/v1/models/Story/unload", &Value::Null);
+    assert_eq!(unload().json()["state"], "unloaded");
+    assert_eq!((unload().status, daemon.get("/v1/models/Story").status), (404, 404));
+    std::fs::write(&path, "refuse").unwrap();
+    let failed = add(json!({"path": path}));
+    assert_eq!((failed.status, &failed.json()["state"]), (200, &json!("failed")), "{failed:?}");
+    assert!(failed.body.contains("take a serious one"), "{failed:?}");
+    assert_eq!(daemon.get("/control/v1/models").json()["models"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -126,5 +135,13 @@ fn logs_can_be_followed() {
     assert!(daemon.get("/control/v1/logs?lines=50").body.contains("listens on"));
     let mut follow = send(&daemon.socket, "GET", "/control/v1/logs?model=oracle&follow=true", None);
     daemon.load("oracle");
-    assert!(follow.chunk().unwrap().contains("INFO  fake worker of oracle"));
+    daemon.post("/control/v1/models/oracle/unload", &Value::Null);
+    let mut logs = String::new();
+    // Whatever the worker itself says, the model's life is told.
+    for line in ["INFO  loading /", "INFO  fake worker of oracle", "INFO  ready after ", "INFO  unloaded"] {
+        while !logs.contains(line) {
+            logs += &follow.chunk().unwrap_or_else(|| panic!("no {line} in {logs}"));
+        }
+    }
+    assert_eq!(daemon.get("/control/v1/logs?model=oracle").body, logs);
 }

@@ -53,12 +53,7 @@ impl Setup {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_omni-inferd"));
-        command.arg("--config").arg(self.path("config.toml"));
-        command.arg("--worker-program").arg(self.path("worker.sh"));
-        command.stderr(File::options().create(true).append(true).open(self.path("log")).unwrap());
-        command.stdin(Stdio::null());
-        command
+        command(self.directory.path())
     }
 
     pub fn start(self) -> Daemon {
@@ -75,6 +70,16 @@ impl Setup {
         });
         daemon
     }
+}
+
+/// The daemon on a directory that a [`Setup`] made.
+pub fn command(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_omni-inferd"));
+    command.arg("--config").arg(directory.join("config.toml"));
+    command.arg("--worker-program").arg(directory.join("worker.sh"));
+    command.stderr(File::options().create(true).append(true).open(directory.join("log")).unwrap());
+    command.stdin(Stdio::null());
+    command
 }
 
 pub fn configure(directory: &Path, daemon: &str, models: &[(&str, &str, &str)]) {

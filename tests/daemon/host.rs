@@ -50,7 +50,10 @@ fn streams_that_outlast_the_drain_are_cut_and_a_second_signal_ends_at_once() {
     let mut stream = daemon.complete(json!({"stream": true, "tokens": 100_000, "delay_ms": 10}));
     stream.chunk().unwrap();
     daemon.signal(Signal::SIGINT);
+    daemon.signal(Signal::SIGINT);
     wait_for("draining", || daemon.get("/health").json()["status"] == "draining");
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(stream.chunk().is_some(), "two at once are one order");
     let start = Instant::now();
     daemon.signal(Signal::SIGINT);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -235,4 +238,36 @@ fn check_prints_a_summary_or_the_mistakes() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(text.contains("model[0].path:") && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn a_socket_that_is_deleted_under_the_daemon_is_bound_again() {
+    let mut daemon = daemon(&[("oracle", "", "preload = true")]);
+    daemon.wait_state("oracle", "ready");
+    let socket = daemon.socket.clone();
+    let reachable = || reachable_at(&socket);
+    let mut stream = daemon.complete(json!({"stream": true, "tokens": 100_000, "delay_ms": 5}));
+    stream.chunk().unwrap();
+    std::fs::remove_file(&daemon.socket).unwrap();
+    wait_for("the socket", reachable);
+    assert!(stream.chunk().is_some(), "what runs goes on");
+    drop(stream);
+    // Replaced by one that nobody serves, and the workers' directory with it.
+    std::fs::remove_file(&daemon.socket).unwrap();
+    drop(UnixListener::bind(&daemon.socket).unwrap());
+    std::fs::remove_dir_all(daemon.directory.path().join("omni.sock.d")).unwrap();
+    wait_for("the socket again", reachable);
+    assert_eq!(daemon.post("/v1/chat/completions", &json!({})).status, 200);
+    assert!(daemon.log().contains("is bound again"), "{}", daemon.log());
+    // Another one serves there now: it keeps its place, also at the end.
+    std::fs::remove_file(&daemon.socket).unwrap();
+    let _other = UnixListener::bind(&daemon.socket).unwrap();
+    wait_for("the refusal", || daemon.log().contains("cannot be bound again"));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(reachable_at(&daemon.socket), "the other's socket is left alone");
+}
+
+fn reachable_at(socket: &std::path::Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
 }

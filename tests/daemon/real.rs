@@ -2,6 +2,7 @@
 
 use super::harness::{Daemon, PATIENCE, Reading, alive, kill, wait_for};
 use nix::sys::signal::Signal;
+use omni_inferd::sys::topology::Topology;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::path::Path;
@@ -127,4 +128,42 @@ fn draining_lets_a_real_stream_finish() {
     let answer = reading.finish();
     assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// CPUs that the kernel lets the computing threads of a worker run on, by thread.
+fn compute_cpus(pid: i32) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let status = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    let field = |text: &str, key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned()).unwrap_or_default()
+    };
+    let threads = status.map(|text| (field(&text, "Name:"), field(&text, "Cpus_allowed_list:")));
+    let mut threads: Vec<_> = threads.filter(|(name, _)| name == "engine" || name.starts_with("compute-")).collect();
+    threads.sort();
+    threads
+}
+
+#[test]
+fn models_keep_to_the_cpus_they_are_given() {
+    let allowed = omni_inferd::sys::affinity::allowed();
+    let (first, last) = (allowed[0], allowed[allowed.len() - 1]);
+    let model = |id: &str, cpus: usize| {
+        format!("[[model]]\nid = \"{id}\"\npath = \"{MODEL}\"\ncontext = 512\npreload = true\ncpus = \"{cpus}\"\n")
+    };
+    let daemon = configured(&(model("one", first) + &model("two", last)));
+    for (id, cpu) in [("one", first), ("two", last)] {
+        daemon.wait_state(id, "ready");
+        assert_eq!(daemon.status(id)["info"]["threads"], 1, "a thread per CPU given");
+        assert_eq!(compute_cpus(daemon.pid(id)), [("engine".to_owned(), cpu.to_string())], "{id}");
+    }
+    let cpus = omni_inferd::sys::affinity::format_list(&[first, last][..if first == last { 1 } else { 2 }]);
+    let arguments = ["serve", MODEL, "--socket", "omni.sock", "--ctx", "256", "--cpus", &cpus, "--id", "stories"];
+    let daemon = start(&arguments, tempfile::tempdir().unwrap());
+    daemon.wait_state("stories", "ready");
+    let host = Topology::detect().restricted(&[first, last]);
+    let places = host.placement().into_iter().take(host.compute_threads()).enumerate();
+    let name = |i| if i == 0 { "engine".to_owned() } else { format!("compute-{i}") };
+    let mut expected: Vec<_> = places.map(|(i, cpu)| (name(i), cpu.to_string())).collect();
+    expected.sort();
+    assert_eq!(compute_cpus(daemon.pid("stories")), expected, "a CPU per thread");
 }

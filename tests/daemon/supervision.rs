@@ -16,8 +16,9 @@ fn a_crash_loop_ends_in_failed_with_the_reason_and_load_tries_again() {
     assert!(message.contains("exit status 3") && message.contains("death 4 in a row"), "{message}");
     assert_eq!(daemon.status("oracle")["restarts"], 3);
     assert_eq!(daemon.post("/v1/completions", &json!({"model": "other"})).status, 200);
-    let logs = daemon.get("/control/v1/logs?model=oracle&lines=3").body;
-    assert_eq!(logs.lines().count(), 3);
+    let logs = daemon.get("/control/v1/logs?model=oracle&lines=5").body;
+    assert_eq!(logs.lines().count(), 5);
+    assert!(logs.contains("INFO  loading /") && logs.contains("ERROR failed: "), "{logs}");
     assert!(logs.contains("WARN  thread 'main' panicked: as told") && logs.contains("INFO  fake worker"), "{logs}");
     std::fs::write(daemon.directory.path().join("oracle.gguf"), "").unwrap();
     assert_eq!(daemon.load("oracle")["state"], "ready");

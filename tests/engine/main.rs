@@ -12,3 +12,4 @@ mod refusals;
 mod serving;
 mod support;
 mod texts;
+mod types;

@@ -1,7 +1,7 @@
 //! Files, goldens and running engines for the tests.
 
 use omni_inferd::engine::{self, EngineOptions, Event, FinishReason, Handle, Opened, Request, Usage};
-use omni_inferd::exec::{CpuOptions, Executor, KvType, Options};
+use omni_inferd::exec::{CpuOptions, Executor, KvType, Layouts, Options};
 use omni_inferd::gguf;
 use omni_inferd::load::Source;
 use omni_inferd::quant::{DType, dequantize};
@@ -81,7 +81,6 @@ pub fn with_keys(path: &Path, keys: &Value) -> Unpacked {
 /// An executor over a file, with room for `tokens` tokens and logits of every row.
 pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
     let source = Source::open(path).unwrap();
-    let model = source.load(source.bind().unwrap(), &mut |_| ()).unwrap();
     let options = Options {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         kv_type,
@@ -89,6 +88,9 @@ pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
         max_rows: tokens,
         max_logit_rows: tokens,
     };
+    let layouts = Layouts::new(&options.cpu).unwrap();
+    let layout = |dtype, rows, cols| layouts.of(dtype, rows, cols);
+    let model = source.load(source.bind().unwrap(), &layout, &mut |_| ()).unwrap();
     Executor::new(model, &options).unwrap()
 }
 

@@ -68,8 +68,10 @@ fn optional_parts_are_taken() {
     assert_eq!(model.ignored, ["blk.0.unheard_of.weight"]);
     let refused = bound(|r| r.add("blk.3.attn_q.bias", &[64], 1, 128)).unwrap_err();
     assert!(refused.contains("\"blk.3.attn_q.bias\" is of type F16: norms, biases"), "{refused}");
-    let refused = bound(|r| r.add("output.weight", &[64, 512], 20, 2 * 18 * 512)).unwrap_err();
-    assert!(refused.contains("\"output.weight\" is of type IQ4_NL: this build has no decoder"), "{refused}");
+    let refused = bound(|r| r.add("output.weight", &[64, 512], 42, 18 * 512)).unwrap_err();
+    assert!(refused.contains("\"output.weight\" is of type Q2_0: this build has no decoder"), "{refused}");
+    let refused = bound(|r| r.add("blk.3.attn_q.scale", &[1], 0, 4)).unwrap_err();
+    assert!(refused.contains("\"blk.3.attn_q.weight\"") && refused.contains("(.scale) cannot be applied"), "{refused}");
 }
 
 #[test]
@@ -162,17 +164,17 @@ fn reports_tell_what_they_can() {
         .key("novel.attention.head_count_kv", Value::Array(Array::I32(vec![2, 0, 2, 0])))
         .key("novel.attention.key_length", Value::U32(16))
         .key("novel.attention.value_length", Value::U32(8))
-        .tensor("blk.0.ffn_up_exps.weight", &[32, 4, 8], DType::MXFP4, vec![0; 17 * 32])
+        .tensor("blk.0.ffn_up_exps.weight", &[64, 2, 8], DType::Q2_0, vec![0; 18 * 16])
         .tensor("output_norm.weight", &[32], DType::F32, vec![0; 128]);
     let report = Report::new(&read(&file.build()).unwrap());
     assert!(!report.supported && report.reasons[0].contains("\"novel\""), "{:?}", report.reasons);
-    assert!(report.reasons[1].contains("MXFP4"));
+    assert!(report.reasons[1].contains("Q2_0"));
     assert_eq!((report.parameters.total, report.parameters.active), (1024 + 32, 256 + 32));
-    assert_eq!(report.bytes.weights, 17 * 32 + 128);
+    assert_eq!(report.bytes.weights, 18 * 16 + 128);
     assert_eq!(report.bytes.kv_per_token, Some((2 + 2) * (16 + 8) * 2));
-    assert_eq!(report.bytes.load, Some(192_000 + 17 * 32 + 128));
+    assert_eq!(report.bytes.load, Some(192_000 + 18 * 16 + 128));
     assert_eq!(report.sources["experts.used"], "novel.expert_used_count");
-    assert_eq!((report.tensor_types[0].dtype, report.tensor_types[0].supported), ("MXFP4", false));
+    assert_eq!((report.tensor_types[0].dtype, report.tensor_types[0].supported), ("Q2_0", false));
     let vocabulary = Builder::new().key("general.architecture", Value::String("llama".into()));
     let report = Report::new(&read(&vocabulary.build()).unwrap());
     assert!(report.reasons[0].contains("no tensors"));

@@ -101,6 +101,10 @@ async fn answer(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<
             response.headers_mut().insert("content-type", "application/json".parse().unwrap());
             Ok(response)
         }
+        "/v1/late" => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Ok(describe(request).await)
+        }
         "/v1/flood" => Ok(Response::new(flood(&seen, n))),
         "/v1/vanish" => Err(io::Error::other("gone")),
         _ => Ok(describe(request).await),

@@ -80,9 +80,29 @@ async fn an_answer_may_be_slower_than_every_timeout() {
     let short = Duration::from_millis(150);
     (settings.header_timeout, settings.idle_timeout, settings.body_timeout, settings.write_timeout) =
         (short, short, short, short);
+    settings.upstream_timeout = short;
     let proxy = Front::start(settings);
     let answer = proxy.get("/v1/sse?n=2&ms=400", "").await;
     assert!(answer.contains("[DONE]"), "{answer}");
+    let answer = proxy.get("/v1/late?ms=800", "").await;
+    assert_eq!(status(&answer), 200, "the daemon is well, so its answer is waited for: {answer}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_answers_nothing_is_told_from_a_slow_one() {
+    let directory = tempfile::tempdir().unwrap();
+    // As a stopped process: the kernel takes connections into the backlog, nobody takes them out.
+    let socket = directory.path().join("omni.sock");
+    let _stopped = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut settings = Fake::start().settings();
+    (settings.socket, settings.upstream_timeout) = (socket, Duration::from_millis(200));
+    let proxy = Front::start(settings);
+    let begin = Instant::now();
+    let (one, two) = tokio::join!(proxy.get("/v1/models", ""), proxy.get("/health", ""));
+    for answer in [one, two] {
+        assert_eq!((status(&answer), json(&answer)["error"]["code"].as_str()), (504, Some("upstream_timeout")));
+    }
+    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]
@@ -107,6 +127,14 @@ async fn bodies_have_a_size_and_a_pace() {
     assert_eq!(status(&chunked), 413, "{chunked}");
     let chunked = proxy.raw(post("transfer-encoding: chunked\r\n", &format!("186a0\r\n{most}\r\n0\r\n\r\n"))).await;
     assert_eq!(json(&chunked.replace("\r\n0\r\n\r\n", ""))["size"].as_u64(), Some(100_000), "{chunked}");
+    let begin = Instant::now();
+    let mut stalled = proxy.connect().await;
+    stalled.write_all(post("content-length: 100001\r\n", "only this").as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stalled.read_exact(&mut first).await.unwrap();
+    assert!(&first == b"HTTP/1.1 413" && begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
+    let picky = proxy.raw(post("content-length: 3\r\nexpect: the-worst\r\n", "abc")).await;
+    assert_eq!((status(&picky), json(&picky)["error"]["code"].as_str()), (417, Some("expectation_failed")));
     let slow = proxy.raw(post("content-length: 10\r\n", "abc")).await;
     assert_eq!((status(&slow), json(&slow)["error"]["code"].as_str()), (408, Some("request_timeout")));
 }

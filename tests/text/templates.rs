@@ -181,3 +181,36 @@ fn hostile_templates_end_quickly_with_an_error() {
     );
     assert!(matches!(render_with("{% if %}", &Map::new()), Err(Error::TemplateSyntax { .. })));
 }
+
+#[test]
+fn what_a_template_may_hold_is_bounded() {
+    let render =
+        |template: &ChatTemplate| template.render(&input(&serde_json::json!([{"role": "user", "content": "Hi"}])));
+    let hostile = [
+        // Doubled in a loop, and through a namespace, by `+`, by a filter, in captured blocks, by a recursive macro.
+        "{% set ns = namespace(s='x') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='x') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(9) %}{% set ns.s = ns.s|replace('x', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(64) %}{% set c %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = c %}{% endfor %}",
+        "{% macro d(s, n) %}{% if n %}{{ d(s ~ s, n - 1) }}{% endif %}{% endmacro %}{{ d('x', 64) }}",
+        // Much at once, and many that are kept.
+        "{% set s = 'x' * 90000000 %}{{ [s, s, s, s, s, s]|join|length }}",
+        "{% set l = [] %}{% for i in range(1000) %}{{ l.append('x' * (1000000 + i)) }}{% endfor %}",
+        // A list of lists of lists of nothing, printed.
+        "{% set ns = namespace(l=[1]) %}{% for i in range(40) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l|upper }}",
+    ];
+    for source in hostile {
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        let error = render(&template).unwrap_err();
+        assert!(matches!(&error, Error::TemplateLimit { limit } if limit.contains("memory")), "{source}: {error}");
+    }
+    // Constants are folded when the template is compiled.
+    let constants = "{% set s = ['x' * 90000000, 'y' * 90000000, 'z' * 90000000] %}";
+    let error = ChatTemplate::new(constants, "", "").map(drop).unwrap_err();
+    assert!(matches!(error, Error::TemplateLimit { .. }), "{error}");
+    // A template that keeps at it is not given more.
+    let template = ChatTemplate::new(hostile[0], "", "").unwrap();
+    assert!((0..100).all(|_| matches!(render(&template), Err(Error::TemplateLimit { .. }))));
+    let modest = ChatTemplate::new("{{ ('x' * 1000000)|length }}", "", "").unwrap();
+    assert_eq!(render(&modest).unwrap(), "1000000");
+}

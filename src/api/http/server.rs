@@ -6,13 +6,16 @@
 
 use super::super::error::ApiError;
 use super::{Body, BoxError};
+use crate::transport::headers::unmet_expectation;
+use crate::transport::{Version, begin};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -155,28 +158,49 @@ impl Connection {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let running = Running::new(&activity);
             request.extensions_mut().insert(peer.clone());
-            let answer = (!full).then(|| AssertUnwindSafe(handler(request)).catch_unwind());
+            let answer = match (full, unmet_expectation(request.headers())) {
+                (true, _) => Err(overloaded()),
+                (_, true) => Err(ApiError::expectation_failed().into_response()),
+                _ => Ok(AssertUnwindSafe(handler(request)).catch_unwind()),
+            };
             async move {
                 let response = match answer {
-                    Some(answer) => answer.await.unwrap_or_else(|_| panicked()),
-                    None => overloaded(),
+                    Ok(answer) => answer.await.unwrap_or_else(|_| panicked()),
+                    Err(refusal) => refusal,
                 };
                 Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _running: running }))
             }
         });
-        let builder = self.builder();
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let asked = async { drop(stopped.wait_for(|stop| *stop).await) };
+        let begun = tokio::select! {
+            begun = begin(io, asked) => begun,
+            () = self.idle() => return,
+        };
+        // One that ended, or was stopped, before it asked anything.
+        let Ok((version, io)) = begun else { return };
+        let io = TokioIo::new(io);
+        let ended = match version {
+            Version::Http1 => self.drive(self.http1().serve_connection(io, service), stopped).await,
+            Version::Http2 => self.drive(self.http2().serve_connection(io, service), stopped).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
+    /// Runs a connection until its end, its idleness, or the end of what it does when the server stops.
+    async fn drive<C: GracefulConnection<Error = hyper::Error>>(
+        &self,
+        connection: C,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), hyper::Error> {
+        let mut connection = pin!(connection);
         let mut idle = pin!(self.idle());
         let mut stop_seen = false;
         loop {
             tokio::select! {
-                result = connection.as_mut() => {
-                    if let Err(error) = result {
-                        tracing::debug!(error, "a connection ended early");
-                    }
-                    return;
-                }
-                () = &mut idle => return,
+                ended = connection.as_mut() => return ended,
+                () = &mut idle => return Ok(()),
                 // An error means that the server itself was dropped; its tasks are then being aborted anyway.
                 _ = stopped.wait_for(|stop| *stop), if !stop_seen => {
                     stop_seen = true;
@@ -186,15 +210,19 @@ impl Connection {
         }
     }
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+    fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
         builder
-            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
+            .max_header_size(BUFFER_BYTES)
             .max_buf_size(BUFFER_BYTES);
         builder
-            .http2()
+    }
+
+    fn http2(&self) -> http2::Builder<TokioExecutor> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(BUFFER_BYTES as u32)

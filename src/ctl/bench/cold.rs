@@ -3,6 +3,7 @@
 
 use super::Error;
 use crate::ctl::output::bytes;
+use crate::exec::{self, CpuOptions, Layouts};
 use crate::load::Source;
 use crate::plan::{self, Needs, Wish};
 use crate::sys::memory::peak_resident;
@@ -33,11 +34,13 @@ pub fn load(file: &Path) -> Result<Cold, Error> {
     let source = Source::open(file)?;
     let model = source.bind()?;
     let available = plan::available_memory().map_err(Error::Memory)?;
-    let nothing_else = |_, _| Needs { kv_bytes: 0, scratch_bytes: 0 };
     let wish = Wish { context: Some(1), parallel: 1 };
-    plan::place(&model.hparams, model.weight_bytes(), &wish, available, nothing_else)?;
+    // The weights are all that will be reserved.
+    let needs = |_, _| Needs { kv_bytes: 0, scratch_bytes: 0 };
+    plan::place(&model.hparams, model.weight_bytes(), &wish, available, needs)?;
     let bytes = model.weight_bytes();
-    let loaded = source.load(model, &mut |_| ())?;
+    let layouts = Layouts::new(&CpuOptions::default()).map_err(exec::Error::from)?;
+    let loaded = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut |_| ())?;
     let seconds = began.elapsed().as_secs_f64();
     drop(loaded);
     let peak_resident = peak_resident().map_err(Error::Memory)?;

@@ -2,12 +2,13 @@
 //! other, and with several at once.
 
 use super::Error;
+use super::temporary::Temporary;
 use crate::sys::memory::Mapping;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,41 +32,25 @@ pub struct DiskRate {
     pub concurrent: f64,
 }
 
-/// A file that goes when this goes.
-pub struct Temporary(pub PathBuf);
-
-impl Temporary {
-    /// A name in `dir` that only this process uses.
-    pub fn new(dir: &Path, what: &str) -> Temporary {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Temporary(dir.join(format!("omnictl-bench-{}-{count}-{what}", std::process::id())))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // One that was never made cannot be removed.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// Reads `file`, or a temporary file in `dir`.
 ///
 /// # Errors
 /// [`Error::Disk`] when it cannot be read past the page cache, [`Error::Write`] when there is no room for a temporary file.
 pub fn probe(file: Option<&Path>, dir: &Path) -> Result<DiskRate, Error> {
-    let own;
-    let (path, shown) = match file {
-        Some(file) => (file, file),
-        None => {
-            own = Temporary::new(dir, "disk");
-            write_own(&own.0).map_err(|source| Error::Write { path: own.0.clone(), source })?;
-            (own.0.as_path(), dir)
-        }
-    };
+    let own = Temporary::new(dir, "disk");
+    let own_path = own.0.clone();
+    let (path, shown) = file.map_or((own_path.as_path(), dir), |file| (file, file));
     let failed = |source| Error::Disk { path: path.to_path_buf(), source };
+    let writer = match file {
+        None => Some(own.create().map_err(|source| Error::Write { path: own_path.clone(), source })?),
+        Some(_) => None,
+    };
     let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(failed)?;
+    // From here on the file has no name: however this process ends, nothing stays.
+    drop(own);
+    if let Some(writer) = writer {
+        write_own(writer).map_err(|source| Error::Write { path: path.to_path_buf(), source })?;
+    }
     let len = direct.metadata().map_err(failed)?.len();
     if len < BLOCK {
         let short = io::Error::new(io::ErrorKind::UnexpectedEof, format!("{len} bytes are too few to measure"));
@@ -99,8 +84,7 @@ fn pass(file: &File, len: u64, readers: usize) -> io::Result<f64> {
 }
 
 /// A file whose data no disk can guess or leave out.
-fn write_own(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+fn write_own(mut file: File) -> io::Result<()> {
     let mut block = vec![0u8; BLOCK as usize];
     let mut state = 1u64;
     for _ in 0..OWN_BYTES / BLOCK {
@@ -131,10 +115,5 @@ mod tests {
         std::fs::write(&path, b"short").unwrap();
         assert!(probe(Some(&path), dir.path()).unwrap_err().to_string().contains("too few"));
         assert!(probe(Some(Path::new("/nonexistent")), dir.path()).is_err());
-        let made = Temporary::new(dir.path(), "x");
-        let name = made.0.clone();
-        std::fs::write(&name, b"x").unwrap();
-        drop(made);
-        assert!(!name.exists());
     }
 }

@@ -2,12 +2,12 @@
 //! be measured says why; nothing is assumed.
 
 use super::args::BenchArgs;
-use super::disk::Temporary;
 use super::measure::{self, Need, Settings};
 use super::peer::{Found, Peer};
 use super::probe::{self, Limits};
 use super::row::{Case, Row, median};
 use super::subject::Subject;
+use super::temporary::Temporary;
 use super::{Error, Progress, check_room, cold, disk, write_temporary};
 use crate::ctl::output::Output;
 use crate::exec::KvType;
@@ -218,10 +218,10 @@ impl Bench<'_> {
     fn subject(&self, args: &BenchArgs, need: &Need) -> Result<(Subject, Option<Temporary>), Error> {
         let Some(shape) = &args.shape else { return Err(Error::Usage("no shape".into())) };
         let file = self.found.as_ref().map(|_| write_temporary(shape, args, self.show)).transpose()?;
-        let kv = self.settings.kv;
+        let settings = &self.settings;
         let subject = match &file {
-            Some(file) => Subject::open(&file.0, need, kv, 1, self.show)?,
-            None => Subject::make(shape, args.quant, need, kv, 1, self.show)?,
+            Some(file) => Subject::open(&file.0, need, settings, self.show)?,
+            None => Subject::make(shape, args.quant, need, settings, self.show)?,
         };
         Ok((subject, file))
     }

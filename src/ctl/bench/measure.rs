@@ -98,10 +98,15 @@ impl Need {
         Need { context: most(|case| case.context()), batch, rows: ubatch.min(prompt).max(batch) }
     }
 
-    /// For one backend.
-    pub fn options(&self, cpu: CpuOptions, kv_type: KvType) -> Options {
-        let kv_blocks = self.context.div_ceil(KV_BLOCK).saturating_mul(self.batch);
-        Options { cpu, kv_type, kv_blocks, max_rows: self.rows, max_logit_rows: self.batch }
+    /// How an executor that can run them all is set up.
+    pub fn options(&self, cpu: &CpuOptions, kv_type: KvType) -> Options {
+        Options {
+            cpu: cpu.clone(),
+            kv_type,
+            kv_blocks: self.context.div_ceil(KV_BLOCK) * self.batch,
+            max_rows: self.rows,
+            max_logit_rows: self.batch,
+        }
     }
 }
 
@@ -131,7 +136,7 @@ struct Bench {
 impl Bench {
     fn new(subject: &Subject, cpu: &CpuOptions, settings: &Settings, need: &Need) -> Result<Bench, Error> {
         let each = need.context.div_ceil(KV_BLOCK) as u32;
-        let exec = Executor::new(subject.model.clone(), &need.options(cpu.clone(), settings.kv))?;
+        let exec = Executor::new(subject.model.clone(), &need.options(cpu, settings.kv))?;
         let blocks = (0..need.batch as u32).map(|seq| (seq * each..(seq + 1) * each).collect()).collect();
         Ok(Bench { exec, blocks, ubatch: need.rows.min(settings.ubatch) })
     }

@@ -22,6 +22,7 @@ mod row;
 mod shapes;
 mod subject;
 mod synth;
+mod temporary;
 
 pub use args::BenchArgs;
 pub use row::{Case, PeerRow, Row};
@@ -31,13 +32,13 @@ use super::output::Output;
 use crate::plan::Refusal;
 use crate::{exec, gguf, load, ops};
 use args::What;
-use disk::Temporary;
 use measure::Need;
 use peer::Peer;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use subject::Subject;
 use synth::Synthetic;
+use temporary::Temporary;
 
 /// Why nothing was measured. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +134,8 @@ pub fn run(args: &BenchArgs, out: Output) -> Result<(), Error> {
         }
         What::Write(sized, to) => {
             let made = Synthetic::new(sized, args.quant)?;
-            made.write(to, &mut |done, all| show.say(&format!("writing {} of {} MiB", done >> 20, all >> 20)))?;
+            let file = std::fs::File::create(to).map_err(|source| Error::Write { path: to.into(), source })?;
+            made.write(file, to, &mut |done, all| show.say(&format!("writing {} of {} MiB", done >> 20, all >> 20)))?;
             show.clear();
             print(&format!("{}: {}, {}", to.display(), made.label, super::output::bytes(made.bytes())))
         }
@@ -176,10 +178,9 @@ fn bench_shown(args: &BenchArgs, show: &Progress) -> Result<Vec<Row>, Error> {
         _ => None,
     };
     let path = written.as_ref().map(|file| file.0.as_path()).or(args.path());
-    let backends = settings.backends.len();
     let subject = match (path, &args.shape) {
-        (Some(path), _) => Subject::open(path, &need, settings.kv, backends, show)?,
-        (None, Some(sized)) => Subject::make(sized, args.quant, &need, settings.kv, backends, show)?,
+        (Some(path), _) => Subject::open(path, &need, &settings, show)?,
+        (None, Some(sized)) => Subject::make(sized, args.quant, &need, &settings, show)?,
         (None, None) => return Err(Error::Usage("name a file or --shape".into())),
     };
     let mut peer = match (&found, path) {
@@ -195,7 +196,8 @@ fn write_temporary(sized: &shapes::Scaled, args: &BenchArgs, show: &Progress) ->
     let dir = args.temp_dir();
     check_room(&dir, made.bytes())?;
     let file = Temporary::new(&dir, "shape.gguf");
-    made.write(&file.0, &mut |done, all| show.say(&format!("writing {} of {} MiB", done >> 20, all >> 20)))?;
+    let out = file.create().map_err(|source| Error::Write { path: file.0.clone(), source })?;
+    made.write(out, &file.0, &mut |done, all| show.say(&format!("writing {} of {} MiB", done >> 20, all >> 20)))?;
     Ok(file)
 }
 

@@ -1,16 +1,17 @@
 //! What is measured: a model in memory, from a file or made, that was planned for before it was loaded.
 
-use super::measure::Need;
+use super::measure::{Need, Settings};
 use super::recipe::Quant;
 use super::shapes::Scaled;
 use super::synth::Synthetic;
 use super::{Error, Progress};
-use crate::exec::{self, CpuOptions, KvType};
+use crate::exec::{self, Layouts};
 use crate::gguf::TensorInfo;
 use crate::load::Source;
 use crate::model::Model;
 use crate::ops::Tensor;
 use crate::plan::{self, Needs, Wish};
+use crate::quant::Layout;
 use std::path::Path;
 
 /// A loaded model and the numbers that speeds are computed from.
@@ -36,10 +37,10 @@ impl Subject {
     ///
     /// # Errors
     /// [`Error::Load`], or [`Error::Refused`] when it does not fit.
-    pub fn open(path: &Path, need: &Need, kv: KvType, backends: usize, show: &Progress) -> Result<Subject, Error> {
+    pub fn open(path: &Path, need: &Need, settings: &Settings, show: &Progress) -> Result<Subject, Error> {
         let source = Source::open(path)?;
-        let model = plan_for(&source, need, kv, backends)?;
-        Subject::load(&source, model, path.display().to_string(), show)
+        let model = plan_for(&source, need, settings)?;
+        Subject::load(&source, model, path.display().to_string(), settings, show)
     }
 
     /// Makes a model of this shape.
@@ -50,27 +51,32 @@ impl Subject {
         sized: &Scaled,
         quant: Quant,
         need: &Need,
-        kv: KvType,
-        backends: usize,
+        settings: &Settings,
         show: &Progress,
     ) -> Result<Subject, Error> {
         let made = Synthetic::new(sized, quant)?;
         let source = made.source();
-        let model = plan_for(&source, need, kv, backends).map_err(|error| match error {
+        let model = plan_for(&source, need, settings).map_err(|error| match error {
             Error::Refused(refusal) => {
                 let fits = |layers: usize| {
                     let fewer = Synthetic::new(&Scaled { layers, ..sized.clone() }, quant);
-                    fewer.is_ok_and(|made| plan_for(&made.source(), need, kv, backends).is_ok())
+                    fewer.is_ok_and(|made| plan_for(&made.source(), need, settings).is_ok())
                 };
                 let layers = (1..sized.layers).rev().find(|&layers| fits(layers));
                 Error::ShapeTooLarge { refusal, shape: sized.shape.name, layers }
             }
             other => other,
         })?;
-        Subject::load(&source, model, String::new(), show)
+        Subject::load(&source, model, String::new(), settings, show)
     }
 
-    fn load(source: &Source, info: Model<TensorInfo>, file: String, show: &Progress) -> Result<Subject, Error> {
+    fn load(
+        source: &Source,
+        info: Model<TensorInfo>,
+        file: String,
+        settings: &Settings,
+        show: &Progress,
+    ) -> Result<Subject, Error> {
         let bytes = |tensor: Option<&TensorInfo>| tensor.map_or(0, |tensor| tensor.size);
         let elements = |tensor: Option<&TensorInfo>| tensor.map_or(0, TensorInfo::elements);
         let (weight_bytes, parameters) = (info.weight_bytes(), info.parameters());
@@ -78,26 +84,28 @@ impl Subject {
         let step_bytes = weight_bytes - if head.is_some() { bytes(embedding) } else { 0 };
         let step_parameters = parameters - elements(embedding) - elements(head);
         let name = info.hparams.name.clone();
-        let model = source.load(info, &mut |p| {
+        // All backends are of one instruction set.
+        let layouts = settings.backends.first().map(Layouts::new).transpose().map_err(exec::Error::from)?;
+        let layout = |dtype, rows, cols| layouts.as_ref().map_or(Layout::Plain, |all| all.of(dtype, rows, cols));
+        let model = source.load(info, &layout, &mut |p| {
             show.say(&format!("loading {name}: {} of {} MiB", p.bytes_done >> 20, p.bytes_total >> 20));
         })?;
         Ok(Subject { name, file, model, weight_bytes, parameters, step_bytes, step_parameters })
     }
 }
 
-fn plan_for(source: &Source, need: &Need, kv: KvType, backends: usize) -> Result<Model<TensorInfo>, Error> {
+fn plan_for(source: &Source, need: &Need, settings: &Settings) -> Result<Model<TensorInfo>, Error> {
     let model = source.bind()?;
     let available = plan::available_memory().map_err(Error::Memory)?;
+    let mut needs = Needs { kv_bytes: 0, scratch_bytes: 0 };
+    // Each backend has a cache and buffers of its own, all at once.
+    for cpu in &settings.backends {
+        let options = need.options(cpu, settings.kv);
+        let threads = cpu.compute_threads().map_err(exec::Error::from)?;
+        needs.kv_bytes += exec::kv_bytes(&model.hparams, settings.kv, options.kv_blocks);
+        needs.scratch_bytes += exec::scratch_bytes(&model, &options, threads);
+    }
     let wish = Wish { context: Some(need.context), parallel: need.batch };
-    let threads = CpuOptions::default().compute_threads().map_err(exec::Error::from)?;
-    plan::place(&model.hparams, model.weight_bytes(), &wish, available, |context, batch| {
-        let options = Need { context, batch, ..*need }.options(CpuOptions::default(), kv);
-        // Each backend has a cache and buffers of its own.
-        let all = |bytes: u64| bytes.saturating_mul(backends as u64);
-        Needs {
-            kv_bytes: all(exec::kv_bytes(&model.hparams, kv, options.kv_blocks)),
-            scratch_bytes: all(exec::scratch_bytes(&model, &options, threads)),
-        }
-    })?;
+    plan::place(&model.hparams, model.weight_bytes(), &wish, available, |_, _| needs)?;
     Ok(model)
 }

@@ -78,13 +78,12 @@ impl Synthetic {
         Source::made(&self.label, self.file.clone(), Arc::new(move |offset, out| fill(&tensors, offset, out)))
     }
 
-    /// Writes the file; `progress` gets the bytes written and in all.
+    /// Writes to `out`, the empty file `path`; `progress` gets the bytes written and in all.
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn write(&self, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
+    pub fn write(&self, mut out: File, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
         let failed = |source| Error::Write { path: path.to_path_buf(), source };
-        let mut out = File::create(path).map_err(failed)?;
         out.write_all(&self.header).map_err(failed)?;
         let (mut at, end) = (self.header.len() as u64, self.bytes());
         let mut chunk = vec![0; CHUNK];
@@ -117,17 +116,19 @@ fn fill(tensors: &[Piece], offset: u64, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::Layout;
 
     #[test]
     fn the_file_on_disk_is_the_one_in_memory() {
         let made = Synthetic::new(&"tiny".parse().unwrap(), "q4_k_m".parse().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
-        made.write(&path, &mut |_, _| ()).unwrap();
+        made.write(File::create(&path).unwrap(), &path, &mut |_, _| ()).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), made.bytes());
         let (disk, memory) = (Source::open(&path).unwrap(), made.source());
         assert_eq!(disk.header.tensors, memory.header.tensors);
-        let load = |source: &Source| source.load(source.bind().unwrap(), &mut |_| ()).unwrap();
+        let load =
+            |source: &Source| source.load(source.bind().unwrap(), &|_, _, _| Layout::Plain, &mut |_| ()).unwrap();
         let (disk, memory) = (load(&disk), load(&memory));
         for (a, b) in disk.tensors().into_iter().zip(memory.tensors()) {
             assert!(a.bytes() == b.bytes() && a.dtype == b.dtype, "{} differs", a.name);

@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(judge(&host(0)), (Level::Ok, "no GPU: CPU only".into()));
         let tree = host(2);
         assert_eq!(judge(&tree), (Level::Warn, "0000:01:00.0 without a driver, 0000:02:00.0 without a driver".into()));
-        tree.link(&format!("{PCI}/{CARD}/driver"), "sys/bus/pci/drivers/nouveau");
+        tree.symlink(&format!("{PCI}/{CARD}/driver"), "sys/bus/pci/drivers/nouveau");
         assert!(judge(&tree).1.starts_with("0000:01:00.0 held by nouveau"));
         tree.write(VERSION, NVRM);
         assert_eq!(judge(&tree), (Level::Ok, "NVIDIA 580.65.06, 2 GPUs".into()));
@@ -221,7 +221,7 @@ mod tests {
                 tree.write(&format!("{directory}/{when}_link_speed"), &format!("{speed} GT/s PCIe\n"));
                 tree.write(&format!("{directory}/{when}_link_width"), &format!("{width}\n"));
             }
-            tree.link(&format!("{PCI}/{CARD}"), &format!("{port}/{CARD}"));
+            tree.symlink(&format!("{PCI}/{CARD}"), &format!("{port}/{CARD}"));
             let check = link(&tree, CARD);
             (check.level, check.found)
         };

@@ -129,7 +129,7 @@ mod tests {
             let tree = Tree::new(&[]);
             let port = "sys/devices/pci0000:00/0000:00:01.0";
             for device in TWO {
-                tree.link(&format!("sys/bus/pci/devices/{device}"), &format!("{port}/{device}"));
+                tree.symlink(&format!("sys/bus/pci/devices/{device}"), &format!("{port}/{device}"));
             }
             std::fs::write(tree.path(port).join("config"), bytes).unwrap();
             acs(&tree, &names(&TWO))

@@ -4,7 +4,7 @@ use super::{Check, Facts};
 use crate::ctl::output::bytes;
 use crate::ctl::root::Root;
 use crate::ctl::sysctl::settings;
-use crate::sys::memory::Memory;
+use crate::sys::memory::{Memory, RESERVED_PAGES};
 
 const HUGE: &str = "sys/kernel/mm/hugepages";
 const THP: &str = "sys/kernel/mm/transparent_hugepage/enabled";
@@ -16,7 +16,7 @@ const SWAP_LEFTOVER: u64 = 64 << 20;
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let need = facts.needs.iter().filter_map(|need| need.bytes.as_ref().ok()).sum();
     let root = &facts.root;
-    let mut checks = vec![huge_pages(root, need), transparent(root, need)];
+    let mut checks = vec![huge_pages(root, need, RESERVED_PAGES), transparent(root, need)];
     checks.extend(sysctls(root));
     checks.extend([swap(root), locked(root), group(root)]);
     checks
@@ -41,9 +41,17 @@ fn reserved(root: &Root) -> (u64, String) {
     (total, parts.join(", "))
 }
 
-fn huge_pages(root: &Root, need: u64) -> Check {
+/// `used`: whether weights take reserved pages at all.
+fn huge_pages(root: &Root, need: u64, used: bool) -> Check {
     const ID: &str = "huge-pages";
     let (total, list) = reserved(root);
+    if !used {
+        let why = "weights take transparent huge pages; reserved ones are lost to everything";
+        return match total {
+            0 => Check::ok(ID, "none reserved; weights take transparent ones"),
+            _ => Check::warn(ID, list, why, "sysctl vm.nr_hugepages=0, unless another program takes them"),
+        };
+    }
     let models = bytes(need);
     if total == 0 && need == 0 {
         return Check::ok(ID, "none reserved, no models configured");
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn huge_pages_are_as_many_as_the_models_need() {
         let judge = |pages, need| {
-            let check = huge_pages(&huge(2048, pages), need);
+            let check = huge_pages(&huge(2048, pages), need, true);
             (check.level, check.found)
         };
         assert_eq!(judge(0, 0), (Level::Ok, "none reserved, no models configured".into()));
@@ -172,13 +180,15 @@ mod tests {
         assert_eq!(judge(1024, 4 << 30), (Level::Warn, "1024 of 2.00 MiB (1 free)".into()));
         assert_eq!(judge(2049, 4 << 30).0, Level::Ok);
         assert_eq!(judge(65_536, 4 << 30).0, Level::Warn, "a constant by habit");
-        let gigantic = huge_pages(&huge(1 << 20, 5), 5 << 30);
+        assert_eq!(huge_pages(&huge(2048, 0), 4 << 30, false).level, Level::Ok);
+        assert_eq!(huge_pages(&huge(2048, 9), 4 << 30, false).level, Level::Warn, "nobody takes them");
+        let gigantic = huge_pages(&huge(1 << 20, 5), 5 << 30, true);
         assert_eq!(
             (gigantic.level, gigantic.found.as_str()),
             (Level::Ok, "5 of 1.00 GiB (1 free), for 5.00 GiB of weights")
         );
         assert_eq!(
-            huge_pages(&Tree::new(&[(&format!("{HUGE}/hugepages-oddkB/nr_hugepages"), "x")]), 0).level,
+            huge_pages(&Tree::new(&[(&format!("{HUGE}/hugepages-oddkB/nr_hugepages"), "x")]), 0, true).level,
             Level::Ok
         );
     }

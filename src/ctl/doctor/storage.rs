@@ -168,13 +168,13 @@ mod tests {
         }
         tree.write("sys/devices/x/nvme0n1/nvme0n1p2/partition", "2");
         tree.write("sys/devices/x/sda/sda1/partition", "1");
-        tree.link("sys/dev/block/259:2", "sys/devices/x/nvme0n1/nvme0n1p2");
-        tree.link("sys/dev/block/8:1", "sys/devices/x/sda/sda1");
-        tree.link("sys/dev/block/252:0", "sys/devices/x/vda");
-        tree.link("sys/class/block/sdb", "sys/devices/x/sdb");
-        tree.link("sys/devices/virtual/dm-0/slaves/nvme0n1", "sys/devices/x/nvme0n1");
-        tree.link("sys/devices/virtual/dm-0/slaves/nvme1n1", "sys/devices/x/nvme1n1");
-        tree.link("sys/dev/block/253:0", "sys/devices/virtual/dm-0");
+        tree.symlink("sys/dev/block/259:2", "sys/devices/x/nvme0n1/nvme0n1p2");
+        tree.symlink("sys/dev/block/8:1", "sys/devices/x/sda/sda1");
+        tree.symlink("sys/dev/block/252:0", "sys/devices/x/vda");
+        tree.symlink("sys/class/block/sdb", "sys/devices/x/sdb");
+        tree.symlink("sys/devices/virtual/dm-0/slaves/nvme0n1", "sys/devices/x/nvme0n1");
+        tree.symlink("sys/devices/virtual/dm-0/slaves/nvme1n1", "sys/devices/x/nvme1n1");
+        tree.symlink("sys/dev/block/253:0", "sys/devices/virtual/dm-0");
         tree
     }
 

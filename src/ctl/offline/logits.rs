@@ -26,11 +26,24 @@ pub struct LogitsArgs {
     pub cpu: CpuArgs,
 }
 
+/// What was written.
+#[derive(Debug, serde::Serialize)]
+pub struct Written {
+    /// The file.
+    pub output: PathBuf,
+    /// NumPy's name of the elements.
+    pub dtype: &'static str,
+    /// `[tokens, vocabulary]`.
+    pub shape: [usize; 2],
+    /// Of the elements.
+    pub bytes: u64,
+}
+
 /// Computes and writes.
 ///
 /// # Errors
 /// [`Error`]; a file that was begun is left incomplete.
-pub fn run_logits(args: &LogitsArgs) -> Result<(), Error> {
+pub fn run_logits(args: &LogitsArgs) -> Result<Written, Error> {
     if args.tokens.is_empty() {
         return Err(Error::NoTokens);
     }
@@ -48,5 +61,8 @@ pub fn run_logits(args: &LogitsArgs) -> Result<(), Error> {
     for chunk in args.tokens.chunks(ROWS) {
         npy::write_f32(&mut out, solo.feed(chunk, Wanted::All)).map_err(write)?;
     }
-    out.flush().map_err(write)
+    out.flush().map_err(write)?;
+    let shape = [args.tokens.len(), vocab];
+    let bytes = (shape[0] * shape[1] * size_of::<f32>()) as u64;
+    Ok(Written { output: args.output.clone(), dtype: "float32", shape, bytes })
 }

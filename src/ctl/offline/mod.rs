@@ -8,7 +8,7 @@ mod perplexity;
 pub use logits::{LogitsArgs, run_logits};
 pub use perplexity::{Perplexity, perplexity, run_perplexity};
 
-use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType};
+use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
 use crate::load::{self, Source};
 use crate::plan::{self, Needs, Refusal, Wish};
 use crate::text;
@@ -127,7 +127,9 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
         }
     })?;
     let options = options(placement.context);
-    Ok(Executor::new(source.load(model, &mut |_| ())?, &options)?)
+    let layouts = Layouts::new(&options.cpu).map_err(exec::Error::from)?;
+    let weights = source.load(model, &|dtype, rows, cols| layouts.of(dtype, rows, cols), &mut |_| ())?;
+    Ok(Executor::new(weights, &options)?)
 }
 
 /// The tokenizer of an opened file.

@@ -27,6 +27,8 @@ pub(crate) trait KBlock {
     const BYTES: usize;
     /// Minima and scales share their factor.
     const FOLDED: bool;
+    /// Weights fill all eight bits: two products of theirs overflow 16 bits.
+    const WHOLE: bool = false;
     /// Takes a block of [`KBlock::BYTES`] bytes apart.
     fn parts(block: &[u8]) -> KParts;
 }
@@ -49,6 +51,8 @@ pub(crate) trait LegacyBlock {
     const OFFSET: i16;
     /// The type stores a minimum.
     const MIN: bool;
+    /// The block starts with the exponent of a power of two, one byte, not with an F16 scale.
+    const EXPONENT: bool = false;
     /// Takes a block of [`LegacyBlock::BYTES`] bytes apart.
     fn parts(block: &[u8]) -> LegacyParts;
 }

@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
+mod codes;
 mod isa;
 mod matmul;
 mod pack;
@@ -24,15 +25,14 @@ mod vector;
 pub use acts::{Scratch, ScratchSize};
 pub use attention::AttentionSize;
 pub use pack::pack_panels;
+pub use pool::Pool;
 
 use super::profile::{Entry, Observer, Work};
 use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
-use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
 use acts::Parts;
-use pool::Pool;
 use std::ops::Range;
 use table::Table;
 
@@ -42,7 +42,8 @@ const PARALLEL_ELEMENTS: usize = 16 * 1024;
 /// How the CPU backend is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Compute threads, the caller included; by default one per physical core this process may use.
+    /// Compute threads, the caller included; by default one per physical core this process may use. No more are started
+    /// than it has CPUs and CPU time.
     pub threads: Option<usize>,
     /// CPUs to run on, as in `0-3,8`; by default those the process may use.
     pub cpus: Option<String>,
@@ -63,7 +64,7 @@ impl Options {
     }
 
     /// Threads, and the CPUs they may run on.
-    fn resolve(&self) -> Result<(usize, Topology), Error> {
+    fn resolve(&self) -> Result<(usize, Vec<usize>), Error> {
         let mut topology = Topology::detect();
         if let Some(list) = &self.cpus {
             let cpus = affinity::parse_list(list).map_err(|e| Error::Setting(e.to_string()))?;
@@ -78,7 +79,28 @@ impl Options {
         if threads == 0 || threads > 4096 {
             return Err(Error::Setting(format!("{threads} compute threads; 1 to 4096 are possible")));
         }
-        Ok((threads, topology))
+        let places = topology.placement();
+        // Threads beyond the CPUs, or beyond the time that the control group grants, would only wait for each other.
+        let granted = topology.quota.map_or(usize::MAX, |quota| quota.ceil() as usize).min(places.len()).max(1);
+        Ok((threads.min(granted), places))
+    }
+}
+
+/// [`Cpu::layout`] before there is a [`Cpu`]: weights are loaded before the threads start that compute with them.
+pub struct Layouts(Table);
+
+impl Layouts {
+    /// What a backend of these options will choose.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown instruction set.
+    pub fn new(options: &Options) -> Result<Layouts, Error> {
+        Ok(Layouts(Table::new(isa::Isa::detect(&options.disable_isa)?)))
+    }
+
+    /// See [`Cpu::layout`].
+    pub fn of(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        self.0.layout(dtype, rows, cols)
     }
 }
 
@@ -104,14 +126,10 @@ impl Cpu {
     /// cannot start.
     pub fn new(options: &Options) -> Result<Cpu, Error> {
         let isa = isa::Isa::detect(&options.disable_isa)?;
-        let (threads, topology) = options.resolve()?;
-        let places = topology.placement();
-        let spin = threads <= places.len() && topology.quota.is_none_or(|q| threads as f64 <= q.ceil());
-        // More threads than CPUs are better moved around by the kernel.
-        let pinned = if options.pin && threads <= places.len() { places.as_slice() } else { &[] };
-        let pool = Pool::new(threads, pinned, spin)?;
+        let (threads, places) = options.resolve()?;
+        let pinned = if options.pin { places.as_slice() } else { &[] };
         Ok(Cpu {
-            pool,
+            pool: Pool::new(threads, pinned, true)?,
             table: Table::new(isa),
             attention: attention::Buffers::default(),
             observer: Observer::default(),
@@ -151,8 +169,7 @@ impl Cpu {
     /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
     /// kernels for panels of the type and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
-        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        if fits && self.table.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        self.table.layout(dtype, rows, cols)
     }
 
     /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.

@@ -5,11 +5,14 @@
 //!   `acc = fma(I, d·da, acc)` and `min = fma(C, dmin·da, min)`; the result is `acc − min` (folded: `acc = fma(I − C, …)`).
 //! - Legacy: per block of 32 the exact integer `I = Σ (q − OFFSET)·a`; `acc = fma(I, d·da, acc)`, `min = fma(m, ds, min)`;
 //!   the result is `acc + min`.
+//! - NVFP4: per 16 the exact integer `I = Σ q·a`; `acc = fma(I, d·da, acc)`.
 //! - Floats: sixteen lanes, lane `l` summing columns `16i + l` by fma, then added pairwise at distances 8, 4, 2, 1.
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{KBlock, LegacyBlock};
+use super::codes;
 use super::table::Rows;
+use crate::quant::fp4;
 use crate::quant::packed::{LARGEST_BLOCK, ROWS};
 use half::f16;
 
@@ -97,6 +100,28 @@ pub(crate) unsafe fn legacy<B: LegacyBlock>(rows: &Rows<'_>) {
             }
         });
         acc + min
+    };
+    // SAFETY: the caller's word.
+    unsafe { each(rows, dot) };
+}
+
+/// Rows of NVFP4.
+///
+/// # Safety
+/// As [`super::table::Kernel`].
+pub(crate) unsafe fn nvfp4(rows: &Rows<'_>) {
+    let acts = rows.acts;
+    let dot = |r: usize, t: usize| {
+        let mut acc = 0.0f32;
+        blocks(rows, fp4::NV_BYTES, r, |b, block| {
+            let (w, d) = codes::nvfp4(block);
+            let a = &acts.q[acts.column(t, 64 * b)..];
+            for (g, (w, a)) in w.chunks_exact(16).zip(a.chunks_exact(16)).enumerate() {
+                let sum: i32 = w.iter().zip(a).map(|(&w, &a)| i32::from(w) * i32::from(a)).sum();
+                acc = (sum as f32).mul_add(d[g] * acts.scale(t, 2 * b + g / 2), acc);
+            }
+        });
+        acc
     };
     // SAFETY: the caller's word.
     unsafe { each(rows, dot) };

@@ -2,12 +2,13 @@
 
 use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use super::{scalar, vector};
-use crate::quant::DType;
-use crate::quant::packed::Cut;
+use crate::quant::packed::{Cut, ROWS};
+use crate::quant::{DType, Layout};
 use std::ops::Range;
 
 /// Rows of a weight times some tokens, written to `out`.
@@ -67,7 +68,10 @@ pub(crate) fn format(dtype: DType) -> Option<Format> {
     Some(match dtype {
         DType::F32 | DType::F16 | DType::BF16 => Format::Float,
         DType::Q8_0 | DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 => Format::Q8x32,
+        DType::IQ4_NL | DType::MXFP4 | DType::NVFP4 => Format::Q8x32,
         DType::Q2_K | DType::Q3_K | DType::Q4_K | DType::Q5_K | DType::Q6_K => Format::Q8x256,
+        DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => Format::Q8x256,
+        DType::IQ3_XXS | DType::IQ3_S | DType::IQ4_XS | DType::TQ1_0 | DType::TQ2_0 => Format::Q8x256,
         _ => return None,
     })
 }
@@ -112,6 +116,12 @@ impl Table {
         Kernels { plain, packed: self.packed(dtype).unwrap_or(scalar) }
     }
 
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out.
+    pub(crate) fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
+        let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
+        if fits && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+    }
+
     /// The tier's own kernel for panels of a weight type.
     pub(crate) fn packed(&self, dtype: DType) -> Option<Kernel> {
         (self.packed)(dtype)
@@ -133,6 +143,19 @@ fn scalar_kernel(dtype: DType) -> Option<Kernel> {
         DType::Q4_K => scalar::kquant::<Q4K>,
         DType::Q5_K => scalar::kquant::<Q5K>,
         DType::Q6_K => scalar::kquant::<Q6K>,
+        DType::IQ1_S => scalar::kquant::<Iq1S>,
+        DType::IQ1_M => scalar::kquant::<Iq1M>,
+        DType::IQ2_XXS => scalar::kquant::<Iq2Xxs>,
+        DType::IQ2_XS => scalar::kquant::<Iq2Xs>,
+        DType::IQ2_S => scalar::kquant::<Iq2S>,
+        DType::IQ3_XXS => scalar::kquant::<Iq3Xxs>,
+        DType::IQ3_S => scalar::kquant::<Iq3S>,
+        DType::IQ4_NL => scalar::legacy::<Iq4Nl>,
+        DType::IQ4_XS => scalar::kquant::<Iq4Xs>,
+        DType::TQ1_0 => scalar::kquant::<Tq10>,
+        DType::TQ2_0 => scalar::kquant::<Tq20>,
+        DType::MXFP4 => scalar::legacy::<Mxfp4>,
+        DType::NVFP4 => scalar::nvfp4,
         _ => return None,
     })
 }

@@ -21,7 +21,7 @@ fn nearest(x: f32, low: i32, high: i32) -> i32 {
 }
 
 /// Weight of each element's squared error: its magnitude on a floor of the group's root mean square.
-fn weights<const N: usize>(x: &[f32; N]) -> [f32; N] {
+pub(super) fn weights<const N: usize>(x: &[f32; N]) -> [f32; N] {
     let rms = (x.iter().map(|v| v * v).sum::<f32>() / N as f32).sqrt();
     x.map(|v| rms + v.abs())
 }

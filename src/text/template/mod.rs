@@ -1,8 +1,8 @@
 //! Chat templates as Hugging Face transformers renders them: Jinja with `trim_blocks`, `lstrip_blocks`, loop controls, the
 //! `generation` tag, `tojson`, `raise_exception`, `strftime_now` and Python's methods on strings, lists and dicts.
 //!
-//! Templates come with model files and are not trusted: steps, recursion, loop ranges and output are bounded. What is not
-//! bounded is the memory of a single value that a template doubles in a loop; a file that does so harms its own worker.
+//! Templates come with model files and are not trusted: steps, recursion, loop ranges, output and memory are bounded. The
+//! memory bound needs the program's allocator to be [`heap::Metered`].
 
 mod convert;
 mod filters;
@@ -14,10 +14,12 @@ mod rewrite;
 
 use super::{Error, metadata};
 use crate::gguf::Metadata;
+use crate::sys::heap;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde_json::Map;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Steps of the template engine in one rendering: some seconds at most. A conversation of 1,000 messages takes some 200,000.
 const MAX_STEPS: u64 = 20_000_000;
@@ -25,6 +27,11 @@ const MAX_STEPS: u64 = 20_000_000;
 const MAX_OUTPUT: usize = 64 << 20;
 /// Bytes of one value printed or turned into JSON.
 const MAX_VALUE: usize = 4 << 20;
+/// Bytes of heap of one compilation or rendering; a fuzzer lives through many that exceed it.
+const MAX_MEMORY: usize = if cfg!(fuzzing) { 16 << 20 } else { 256 << 20 };
+/// Renderings of one template that may exceed it. What each held is lost to the process (see [`heap::within`]), so after
+/// these the template is not rendered any more.
+const MAX_EXCESSES: u32 = 4;
 const NAME: &str = "chat";
 
 /// What a chat template is rendered with.
@@ -51,18 +58,27 @@ pub struct ChatTemplate {
     source: Arc<str>,
     bos: String,
     eos: String,
+    /// Renderings that wanted too much memory.
+    excesses: Arc<AtomicU32>,
 }
 
 impl ChatTemplate {
     /// Compiles a template; `bos` and `eos` are the literals it sees as `bos_token` and `eos_token`.
     ///
     /// # Errors
-    /// [`Error::TemplateSyntax`] with the line.
+    /// [`Error::TemplateSyntax`] with the line, [`Error::TemplateLimit`] when constants make too much memory.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
-        let syntax = |error: minijinja::Error| Error::TemplateSyntax { message: describe(&error) };
-        let mut environment = environment().map_err(syntax)?;
-        environment.add_template_owned(NAME, rewrite::for_engine(source)).map_err(syntax)?;
-        Ok(Self { environment: Arc::new(environment), source: source.into(), bos: bos.to_owned(), eos: eos.to_owned() })
+        let source: Arc<str> = source.into();
+        let text = source.clone();
+        let compile = move || -> Result<Environment<'static>, minijinja::Error> {
+            let mut environment = environment()?;
+            environment.add_template_owned(NAME, rewrite::for_engine(&text))?;
+            Ok(environment)
+        };
+        let environment = heap::within(MAX_MEMORY, compile).map_err(|error| unmet(&error))?;
+        let environment = environment.map_err(|error| Error::TemplateSyntax { message: describe(&error) })?;
+        let (bos, eos, excesses) = (bos.to_owned(), eos.to_owned(), Arc::default());
+        Ok(Self { environment: Arc::new(environment), source, bos, eos, excesses })
     }
 
     /// The template in `tokenizer.chat_template`, or none when the file has none.
@@ -85,9 +101,22 @@ impl ChatTemplate {
     /// Renders a prompt.
     ///
     /// # Errors
-    /// [`Error::TemplateRaised`] when the template refuses the messages, [`Error::TemplateLimit`] when it does not end,
-    /// [`Error::TemplateFailed`] for everything else.
+    /// [`Error::TemplateRaised`] when the template refuses the messages, [`Error::TemplateLimit`] when it does not end or
+    /// takes too much memory, [`Error::TemplateFailed`] for everything else.
     pub fn render(&self, input: &ChatInput) -> Result<String, Error> {
+        if self.excesses.load(Ordering::Relaxed) >= MAX_EXCESSES {
+            return Err(unmet(&heap::Failure::Over { limit: MAX_MEMORY }));
+        }
+        let (template, input) = (self.clone(), input.clone());
+        heap::within(MAX_MEMORY, move || template.render_here(&input)).unwrap_or_else(|error| {
+            if matches!(error, heap::Failure::Over { .. }) {
+                self.excesses.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(unmet(&error))
+        })
+    }
+
+    fn render_here(&self, input: &ChatInput) -> Result<String, Error> {
         let omittable = (input.tools.is_none() || input.documents.is_none())
             && !(input.extra.contains_key("tools") || input.extra.contains_key("documents"));
         match self.render_once(input, true) {
@@ -156,6 +185,14 @@ fn literal_of(file: &Metadata, key: &'static str) -> Option<String> {
 /// A JSON value as Python's `json.dumps(ensure_ascii=False)` writes it.
 pub(super) fn dumps(value: &serde_json::Value) -> String {
     json::dumps(&convert::to_engine(value)).unwrap_or_else(|_| value.to_string())
+}
+
+/// What could not be given to the work on a template.
+fn unmet(error: &heap::Failure) -> Error {
+    match error {
+        heap::Failure::Over { limit } => Error::TemplateLimit { limit: format!("{} MiB of memory", limit >> 20) },
+        heap::Failure::Thread(_) => Error::TemplateFailed { message: error.to_string() },
+    }
 }
 
 /// What the template itself said by `raise_exception`.

@@ -1,4 +1,4 @@
-//! `gem{v,m}_{q2k,q3k,q4k,q5k,q6k}_q8k_avx2`: K-quants. A block is taken apart to bytes (plain code that becomes vector
+//! `gem{v,m}_{q2k,q3k,q4k,q5k,q6k,iq…,tq…}_q8k_avx2`: K-quants and other types of 256 columns. A block is taken apart to bytes (plain code that becomes vector
 //! code here), `vpmaddubsw` multiplies 32 columns, `vpmaddwd` applies the scales; sums stay exact integers.
 //! One thread reads Q4_K at 9.4, Q5_K at 11.1, Q6_K at 16.4 GB/s where plain reading reaches 25.8:
 //! `benches/records/epyc-zen4-2cpu-2026-11-21.txt`.
@@ -67,7 +67,7 @@ unsafe fn eight_rows<B: KBlock>(rows: &Rows<'_>, first: usize, t: usize) -> __m2
             // SAFETY: the block is readable by the caller's word, the activations are padded to blocks.
             unsafe {
                 let parts = B::parts(std::slice::from_raw_parts(p, B::BYTES));
-                (products[i], offsets[i]) = sums(&parts, acts.q, acts.sums, acts.column(t, b * 256));
+                (products[i], offsets[i]) = sums::<B>(&parts, acts.q, acts.sums, acts.column(t, b * 256));
                 (d[i], dmin[i]) = (parts.d * acts.scale(t, b), parts.dmin * acts.scale(t, b));
             }
         }
@@ -89,7 +89,7 @@ unsafe fn eight_tokens<B: KBlock>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
         for i in 0..N {
             let t = (t + i).min(rows.tokens.end - 1);
             // SAFETY: the activations are padded to blocks.
-            (products[i], offsets[i]) = unsafe { sums(&parts, acts.q, acts.sums, acts.column(t, b * 256)) };
+            (products[i], offsets[i]) = unsafe { sums::<B>(&parts, acts.q, acts.sums, acts.column(t, b * 256)) };
             (d[i], dmin[i]) = (parts.d * acts.scale(t, b), parts.dmin * acts.scale(t, b));
         }
         state.add::<B>(products, offsets, &d, &dmin);
@@ -100,7 +100,7 @@ unsafe fn eight_tokens<B: KBlock>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
 /// Lanes that add up to a block's product and offset with the activations from `at` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn sums(parts: &KParts, q: &[i8], sums: &[i16], at: usize) -> (__m256i, __m256i) {
+unsafe fn sums<B: KBlock>(parts: &KParts, q: &[i8], sums: &[i16], at: usize) -> (__m256i, __m256i) {
     let mut product = _mm256_setzero_si256();
     // SAFETY: 256 weights and activations, 16 sums and minima.
     unsafe {
@@ -108,7 +108,17 @@ unsafe fn sums(parts: &KParts, q: &[i8], sums: &[i16], at: usize) -> (__m256i, _
             let w = _mm256_loadu_si256(parts.q.as_ptr().add(32 * c).cast());
             let a = _mm256_loadu_si256(q.as_ptr().add(at + 32 * c).cast());
             let s = _mm256_set_m128i(_mm_set1_epi16(parts.s[2 * c + 1]), _mm_set1_epi16(parts.s[2 * c]));
-            product = _mm256_add_epi32(product, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), s));
+            let pairs = if B::WHOLE {
+                let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+                _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))
+            } else {
+                _mm256_maddubs_epi16(w, a)
+            };
+            product = _mm256_add_epi32(product, _mm256_madd_epi16(pairs, s));
+        }
+        if B::WHOLE {
+            // The weights were signed again.
+            return (product, _mm256_setzero_si256());
         }
         let m = _mm256_loadu_si256(parts.m.as_ptr().cast());
         let s = _mm256_loadu_si256(sums.as_ptr().add(at / 16).cast());

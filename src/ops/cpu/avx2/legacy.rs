@@ -1,4 +1,4 @@
-//! `gem{v,m}_{q80,q40,q41,q50,q51}_q8_avx2`: legacy types. A block of 32 columns is one vector; `vpmaddubsw` takes unsigned
+//! `gem{v,m}_{q80,q40,q41,q50,q51,iq4nl,mxfp4}_q8_avx2`: legacy types and others of 32 columns. A block of 32 columns is one vector; `vpmaddubsw` takes unsigned
 //! weights, or the magnitude of Q8_0's with their sign moved to the activations (unsigned they would overflow i16).
 //! One thread reads Q8_0 at 25.3, the other types at 10-13 GB/s where plain reading reaches 25.8:
 //! `benches/records/epyc-zen4-2cpu-2026-11-21.txt`.
@@ -6,7 +6,9 @@
 use super::{N, gather, sum_each, write};
 use crate::ops::cpu::acts::Acts;
 use crate::ops::cpu::blocks::{LegacyBlock, Q40, Q41, Q50, Q51, Q80, half_at};
+use crate::ops::cpu::codes::{Iq4Nl, Mxfp4};
 use crate::ops::cpu::table::Rows;
+use crate::quant::{fp4, iq4};
 use std::arch::x86_64::*;
 
 /// Offset of weights that fill all eight bits.
@@ -63,7 +65,7 @@ unsafe fn eight_rows<B: Unpack>(rows: &Rows<'_>, first: usize, t: usize) -> __m2
                 m[i] = if B::MIN { p.add(2).cast::<i16>().read_unaligned() } else { 0 };
             }
         }
-        let d = _mm256_mul_ps(widen(d), _mm256_set1_ps(scale));
+        let d = _mm256_mul_ps(if B::EXPONENT { powers(d) } else { widen(d) }, _mm256_set1_ps(scale));
         acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_each(sums)), d, acc);
         if B::MIN {
             min = _mm256_fmadd_ps(widen(m), _mm256_set1_ps(acts.ds[acts.block(t, b)]), min);
@@ -82,7 +84,8 @@ unsafe fn eight_tokens<B: Unpack>(rows: &Rows<'_>, r: usize, t: usize) -> __m256
         let (w, scale, least) = unsafe {
             let p = rows.row(r).add(b * B::BYTES);
             let block = std::slice::from_raw_parts(p, B::BYTES);
-            (B::unpack(p), half_at(block, 0), if B::MIN { half_at(block, 2) } else { 0.0 })
+            let d = if B::EXPONENT { fp4::e8m0_half(block[0]) } else { half_at(block, 0) };
+            (B::unpack(p), d, if B::MIN { half_at(block, 2) } else { 0.0 })
         };
         let mut sums = [_mm256_setzero_si256(); N];
         let (mut d, mut ds) = ([0.0; N], [0.0; N]);
@@ -121,6 +124,18 @@ unsafe fn product<B: LegacyBlock>(w: __m256i, acts: &Acts<'_>, t: usize, b: usiz
     _mm256_sub_epi32(sum, offset)
 }
 
+/// Halves of the powers of two whose exponents are the low bytes, as [`fp4::e8m0_half`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn powers(exponents: [i16; N]) -> __m256 {
+    let e = exponents.map(|e| i32::from(e) & 255);
+    // SAFETY: 32 bytes of the array.
+    let e = unsafe { _mm256_loadu_si256(e.as_ptr().cast()) };
+    let normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+    _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)))
+}
+
 /// Half to single precision.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
@@ -136,6 +151,15 @@ unsafe fn nibbles(p: *const u8) -> __m256i {
     // SAFETY: the caller's word: 16 readable bytes.
     let x = unsafe { _mm_loadu_si128(p.cast()) };
     _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), _mm256_set1_epi8(15))
+}
+
+/// [`nibbles`] looked up in a table of sixteen.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn lookup(table: &[i8; 16], p: *const u8) -> __m256i {
+    // SAFETY: the caller's word: 16 readable bytes; 16 of the table.
+    let (table, nibbles) = unsafe { (_mm_loadu_si128(table.as_ptr().cast()), nibbles(p)) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles)
 }
 
 /// [`nibbles`] with a fifth bit each, from the four bytes in front.
@@ -195,5 +219,23 @@ impl Unpack for Q51 {
     unsafe fn unpack(p: *const u8) -> __m256i {
         // SAFETY: a block of 24 bytes.
         unsafe { five_bits(p.add(4)) }
+    }
+}
+
+impl Unpack for Iq4Nl {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 18 bytes.
+        _mm256_xor_si256(unsafe { lookup(&iq4::VALUES, p.add(2)) }, _mm256_set1_epi8(-128))
+    }
+}
+
+impl Unpack for Mxfp4 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn unpack(p: *const u8) -> __m256i {
+        // SAFETY: a block of 17 bytes.
+        _mm256_add_epi8(unsafe { lookup(&fp4::VALUES, p.add(1)) }, _mm256_set1_epi8(Self::OFFSET as i8))
     }
 }

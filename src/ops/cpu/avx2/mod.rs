@@ -2,11 +2,13 @@
 //! times one token, or one row times eight tokens.
 
 mod float;
+mod fp4;
 mod kquants;
 mod legacy;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::table::{Kernel, Rows};
 use crate::quant::DType;
 use half::f16;
@@ -33,6 +35,19 @@ pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
         DType::Q4_K => kquants::rows::<Q4K>,
         DType::Q5_K => kquants::rows::<Q5K>,
         DType::Q6_K => kquants::rows::<Q6K>,
+        DType::IQ1_S => kquants::rows::<Iq1S>,
+        DType::IQ1_M => kquants::rows::<Iq1M>,
+        DType::IQ2_XXS => kquants::rows::<Iq2Xxs>,
+        DType::IQ2_XS => kquants::rows::<Iq2Xs>,
+        DType::IQ2_S => kquants::rows::<Iq2S>,
+        DType::IQ3_XXS => kquants::rows::<Iq3Xxs>,
+        DType::IQ3_S => kquants::rows::<Iq3S>,
+        DType::IQ4_NL => legacy::rows::<Iq4Nl>,
+        DType::IQ4_XS => kquants::rows::<Iq4Xs>,
+        DType::TQ1_0 => kquants::rows::<Tq10>,
+        DType::TQ2_0 => kquants::rows::<Tq20>,
+        DType::MXFP4 => legacy::rows::<Mxfp4>,
+        DType::NVFP4 => fp4::rows,
         _ => return None,
     })
 }
@@ -75,13 +90,21 @@ pub(crate) unsafe fn narrow(x: &[f32], half: &mut [u8]) {
     }
 }
 
+/// Sums the low four and the high four lanes of each of eight vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_halves(v: [__m256i; N]) -> [__m256i; 2] {
+    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    [_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)]
+}
+
 /// Sums the lanes of each of eight vectors.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum_each(v: [__m256i; N]) -> __m256i {
-    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-    _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31))
+    let [low, high] = sum_halves(v);
+    _mm256_add_epi32(low, high)
 }
 
 /// Eight numbers to a vector.

@@ -29,6 +29,8 @@ pub(super) trait Unpack: KBlock {
     const GROUPS: [[usize; 2]; 4];
     /// Where the block's factors stand; minima 2 bytes behind the scales' where they have their own.
     const D_AT: usize;
+    /// What the factors' F16 numbers are to be multiplied with.
+    const SHARE: f32 = 1.0;
     /// Scales come in equal pairs: they hold for 32 columns.
     const WIDE: bool;
     /// Unpacks a block.
@@ -36,6 +38,15 @@ pub(super) trait Unpack: KBlock {
     /// # Safety
     /// AVX-512 and [`KBlock::BYTES`] readable bytes.
     unsafe fn unpack(p: *const u8) -> Unpacked;
+    /// The F16 number of the scales' factor.
+    ///
+    /// # Safety
+    /// As [`Unpack::unpack`].
+    #[inline(always)]
+    unsafe fn half(p: *const u8) -> i16 {
+        // SAFETY: the caller's word.
+        unsafe { p.add(Self::D_AT).cast::<i16>().read_unaligned() }
+    }
 }
 
 const NATURAL: [[usize; 2]; 4] = [[0, 1], [2, 3], [4, 5], [6, 7]];
@@ -138,7 +149,7 @@ unsafe fn factors<B: Unpack>(blocks: &[*const u8; R]) -> (__m256, __m256) {
 /// Indices that spread 16 words of scales over the dwords of two groups of 32 columns.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scale_index(groups: [usize; 2]) -> __m512i {
+pub(super) fn scale_index(groups: [usize; 2]) -> __m512i {
     let lane = |l: usize| (2 * groups[l / 8] + l % 8 / 4) as i32;
     let lanes: [i32; 16] = std::array::from_fn(lane);
     // SAFETY: 64 bytes of the array.

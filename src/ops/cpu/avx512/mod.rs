@@ -1,6 +1,7 @@
 //! AVX-512 kernels: quantised weights by VNNI, floats by FMA. One file per quant family, `tile` for many tokens.
 
 pub(super) mod attention;
+mod codebook;
 mod float;
 mod kquants;
 mod legacy;
@@ -9,6 +10,7 @@ mod tile;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use super::table::Kernel;
 use crate::quant::DType;
 use std::arch::x86_64::*;
@@ -29,6 +31,13 @@ pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
         DType::Q4_K => kquants::rows::<Q4K>,
         DType::Q5_K => kquants::rows::<Q5K>,
         DType::Q6_K => kquants::rows::<Q6K>,
+        DType::IQ1_S => codebook::rows::<Iq1S>,
+        DType::IQ1_M => codebook::rows::<Iq1M>,
+        DType::IQ2_XXS => codebook::rows::<Iq2Xxs>,
+        DType::IQ2_XS => codebook::rows::<Iq2Xs>,
+        DType::IQ2_S => codebook::rows::<Iq2S>,
+        DType::IQ3_XXS => codebook::rows::<Iq3Xxs>,
+        DType::IQ3_S => codebook::rows::<Iq3S>,
         _ => return float_kernel(dtype),
     })
 }

@@ -277,14 +277,14 @@ unsafe fn unpack_kquant<B: kquants::Unpack>(rows: &Rows<'_>, first: usize, b: us
             }
             s[i] = _mm512_cvtepi16_epi32(w.s);
             m[i] = _mm512_castsi256_si512(w.m);
-            d[i] = p.add(B::D_AT).cast::<i16>().read_unaligned();
+            d[i] = B::half(p);
             dmin[i] = if B::FOLDED { d[i] } else { p.add(B::D_AT + 2).cast::<i16>().read_unaligned() };
         }
     }
     interleave(&staging, tile);
     transpose(s, &mut tile.s);
     transpose(m, &mut tile.m);
-    tile.d[0] = widen(&d);
+    tile.d[0] = widen(&d).map(|d| d * B::SHARE);
     tile.dmin[0] = widen(&dmin);
 }
 

@@ -1,6 +1,6 @@
 //! Products: against the reference, across tiers, numbers of threads and batches.
 
-use super::{Rng, cpu, packed, raw_tensor, tensor, tiers};
+use super::{Rng, cpu, packed, raw_tensor, set_factors, tensor, tiers};
 use crate::ops::cpu::acts::Format;
 use crate::ops::cpu::isa::Isa;
 use crate::ops::cpu::table::format;
@@ -8,7 +8,7 @@ use crate::ops::cpu::{Cpu, Scratch};
 use crate::ops::{MatMul, Tensor, reference};
 use crate::quant::DType;
 
-const QUANTISED: [DType; 10] = [
+const QUANTISED: [DType; 23] = [
     DType::Q8_0,
     DType::Q4_0,
     DType::Q4_1,
@@ -19,6 +19,19 @@ const QUANTISED: [DType; 10] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::TQ1_0,
+    DType::TQ2_0,
+    DType::MXFP4,
+    DType::NVFP4,
 ];
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -101,8 +114,9 @@ fn every_type_and_tier_equals_the_reference() {
 #[test]
 fn rows_of_an_odd_number_of_blocks() {
     let mut rng = Rng::new(2);
-    for dtype in QUANTISED.into_iter().filter(|d| d.block_len() == 32) {
-        for cols in [32, 96, 160, 288, 864] {
+    for dtype in QUANTISED.into_iter().filter(|d| d.block_len() < 256) {
+        for blocks in [1, 3, 5, 9, 27] {
+            let cols = blocks * dtype.block_len();
             let weight = tensor(dtype, 25, cols, &rng.vec(25 * cols));
             for tokens in 1..=17 {
                 check(&weight, &rng.vec(tokens * cols), "odd");
@@ -159,16 +173,7 @@ fn accumulators_hold_the_worst_case() {
             let mut bytes = vec![fill; 17 * dtype.row_bytes(cols).unwrap()];
             for block in bytes.chunks_mut(size) {
                 // Factors of 1 and 0.5 where the layout has them.
-                let at: &[usize] = match dtype {
-                    DType::Q6_K => &[208],
-                    DType::Q3_K => &[108],
-                    DType::Q2_K => &[80, 82],
-                    DType::Q4_K | DType::Q5_K | DType::Q4_1 | DType::Q5_1 => &[0, 2],
-                    _ => &[0],
-                };
-                for (&at, half) in at.iter().zip([0x3c00u16, 0x3800]) {
-                    block[at..at + 2].copy_from_slice(&half.to_le_bytes());
-                }
+                set_factors(dtype, block, [0x3c00, 0x3800]);
             }
             let weight = raw_tensor(dtype, 17, cols, bytes);
             for x in [1.0f32, -1.0] {

@@ -62,6 +62,8 @@ trait Family {
     const BLOCK: usize;
     /// Vectors of a block.
     const VECTORS: usize;
+    /// Bytes of a row's rest.
+    const REST: usize;
     /// Minima are subtracted.
     const SUBTRACT: bool;
     /// Unpacks `blocks` from `b` on of the panel at `start` to the tile's panel `p`.
@@ -180,7 +182,7 @@ unsafe fn one_tile<F: Family>(
             let start = panel(rows, first + work.panel + p);
             let rests = start.wrapping_add(acts.cols / F::BLOCK * F::VECTORS * VECTOR);
             let block = start.wrapping_add(work.b * F::VECTORS * VECTOR);
-            F::unpack(block, rests.wrapping_add(work.b * 2 * ROWS), work.blocks, tile, p);
+            F::unpack(block, rests.wrapping_add(work.b * F::REST * ROWS), work.blocks, tile, p);
         }
         // Groups as equal as can be.
         let mut groups = tokens.div_ceil(GROUP);
@@ -250,6 +252,7 @@ fn put_ps(to: &mut [f32; ROWS], v: __m512) {
 impl<B: kquants::Panel> Family for KQuant<B> {
     const BLOCK: usize = 256;
     const VECTORS: usize = B::VECTORS;
+    const REST: usize = B::BYTES % 4;
     const SUBTRACT: bool = true;
 
     #[inline]
@@ -358,6 +361,7 @@ impl<B: kquants::Panel> Family for KQuant<B> {
 impl<B: legacy::Panel> Family for Legacy<B> {
     const BLOCK: usize = 32;
     const VECTORS: usize = B::VECTORS;
+    const REST: usize = B::REST;
     const SUBTRACT: bool = false;
 
     #[inline]
@@ -370,7 +374,7 @@ impl<B: legacy::Panel> Family for Legacy<B> {
                 for (k, w) in B::weights(block).into_iter().enumerate() {
                     put(&mut tile.q[8 * b + k][p], w);
                 }
-                let (d, m) = legacy::factors::<B>(block, rest.wrapping_add(b * 2 * ROWS));
+                let (d, m) = legacy::factors::<B>(block, rest.wrapping_add(b * B::REST * ROWS));
                 put_ps(&mut tile.d[b][p], d);
                 put_ps(&mut tile.dmin[b][p], m);
             }

@@ -129,7 +129,7 @@ unsafe fn group<B: kquants::Panel, const J: usize, const T: usize>(
         if B::WIDE {
             let s = signed::<J>(s[0]);
             for t in 0..T {
-                let mut sum = _mm512_setzero_si512();
+                let mut sum = _mm512_set1_epi32(if B::FOLDED { extra[t][4 * n + J] } else { 0 });
                 for k in 0..8 {
                     sum = _mm512_dpbusd_epi32(sum, w[k], four(a[t], k));
                 }
@@ -160,7 +160,7 @@ unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usi
     let rests = start.wrapping_add(blocks * B::VECTORS * VECTOR);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
-        let (block, rest) = (start.wrapping_add(b * B::VECTORS * VECTOR), rests.wrapping_add(b * 2 * ROWS));
+        let (block, rest) = (start.wrapping_add(b * B::VECTORS * VECTOR), rests.wrapping_add(b * B::REST * ROWS));
         prefetch(block, B::VECTORS);
         // SAFETY: the panel holds its blocks; activations are padded to whole blocks.
         unsafe {

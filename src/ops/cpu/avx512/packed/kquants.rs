@@ -46,7 +46,7 @@ unsafe fn nibbles(block: *const u8, at: usize, high: bool) -> [__m512i; 8] {
 /// Pairs of bits `2J`, `2J + 1` of every byte of eight vectors from vector `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn crumbs<const J: usize>(block: *const u8, at: usize) -> [__m512i; 8] {
+pub(super) unsafe fn crumbs<const J: usize>(block: *const u8, at: usize) -> [__m512i; 8] {
     // SAFETY: the caller's word.
     let v: [__m512i; 8] = std::array::from_fn(|k| unsafe { vector(block, at + k) });
     let down = |v| match J {
@@ -249,7 +249,7 @@ pub(super) fn pairs(v: __m512i) -> [__m512i; 2] {
 }
 
 /// What a token's block of 256 adds beyond its products, in the order in which the kernels take it: dwords to broadcast.
-/// Folded types: the start of each sum of 16 columns. Others: the activations' sums in pairs as [`pairs`] of the minima,
+/// Folded types: the start of each sum of 16 columns, of 32 in wide types. Others: the activations' sums in pairs as [`pairs`] of the minima,
 /// dwords `2i`, `2i + 1` for vector `i` of minima (wide types: `4i`, `4i + 1`).
 ///
 /// # Safety
@@ -260,6 +260,11 @@ pub(super) unsafe fn starts<B: Panel>(sums: *const i16, out: &mut [i32; 16]) {
     // SAFETY: the caller's word; `out` holds 64 bytes.
     unsafe {
         let sums = _mm256_loadu_si256(sums.cast());
+        if B::FOLDED && B::WIDE {
+            let start = _mm256_madd_epi16(sums, _mm256_set1_epi16(-B::OFFSET as i16));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), start);
+            return;
+        }
         if B::FOLDED {
             let wide = _mm512_cvtepi16_epi32(sums);
             let start = _mm512_mullo_epi32(wide, _mm512_set1_epi32(-B::OFFSET));

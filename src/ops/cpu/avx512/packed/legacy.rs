@@ -1,6 +1,6 @@
 //! Legacy types' panels taken apart: a block of 32 columns is eight vectors of unsigned weights and its factors.
 
-use super::{halves, low_high, vector};
+use super::{halves, low_high, powers, vector};
 use crate::ops::cpu::blocks::{LegacyBlock, Q40, Q41, Q50, Q51, Q80};
 use std::arch::x86_64::*;
 
@@ -8,6 +8,8 @@ use std::arch::x86_64::*;
 pub(super) trait Panel: LegacyBlock {
     /// Vectors of a block.
     const VECTORS: usize = Self::BYTES / 4;
+    /// Bytes of a row's rest.
+    const REST: usize = Self::BYTES % 4;
 
     /// Unsigned weights: eight vectors of four columns.
     ///
@@ -19,18 +21,24 @@ pub(super) trait Panel: LegacyBlock {
 /// Scales and minima of a block; types without minima have their scales in the rest, others both in the first vector.
 ///
 /// # Safety
-/// As [`Panel::weights`], and 32 bytes are readable from `rest` on where the type has a rest.
+/// As [`Panel::weights`], and sixteen rests are readable from `rest` on where the type has one.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn factors<B: Panel>(block: *const u8, rest: *const u8) -> (__m512, __m512) {
     // SAFETY: the caller's word.
-    unsafe { if B::MIN { low_high(vector(block, 0)) } else { (halves(rest), _mm512_setzero_ps()) } }
+    unsafe {
+        if B::MIN {
+            low_high(vector(block, 0))
+        } else {
+            (if B::EXPONENT { powers(rest) } else { halves(rest) }, _mm512_setzero_ps())
+        }
+    }
 }
 
 /// Nibbles of four vectors from vector `at` on: the low ones, then the high ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibbles(block: *const u8, at: usize) -> [__m512i; 8] {
+pub(super) unsafe fn nibbles(block: *const u8, at: usize) -> [__m512i; 8] {
     std::array::from_fn(|k| {
         // SAFETY: the caller's word.
         let v = unsafe { vector(block, at + k % 4) };

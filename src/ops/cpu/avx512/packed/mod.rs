@@ -7,12 +7,14 @@
 //! sums' start, from the activations' sums. `gemv` keeps unpacked weights in registers for few tokens, `gemm` unpacks two
 //! panels once into L1 for many. Both keep the order of `scalar`, so they yield its bits.
 
+mod codes;
 mod gemm;
 mod gemv;
 mod kquants;
 mod legacy;
 
 use crate::ops::cpu::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
+use crate::ops::cpu::codes::{Iq4Nl, Iq4Xs, Mxfp4, Tq20};
 use crate::ops::cpu::table::{Kernel, Rows};
 use crate::quant::DType;
 use crate::quant::packed::{ROWS, VECTOR};
@@ -34,6 +36,10 @@ pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
         DType::Q4_K => kquant::<Q4K>,
         DType::Q5_K => kquant::<Q5K>,
         DType::Q6_K => kquant::<Q6K>,
+        DType::IQ4_NL => legacy::<Iq4Nl>,
+        DType::IQ4_XS => kquant::<Iq4Xs>,
+        DType::TQ2_0 => kquant::<Tq20>,
+        DType::MXFP4 => legacy::<Mxfp4>,
         _ => return None,
     })
 }
@@ -110,4 +116,18 @@ unsafe fn halves(p: *const u8) -> __m512 {
 fn low_high(v: __m512i) -> (__m512, __m512) {
     let low = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
     (low, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16))))
+}
+
+/// Halves of sixteen powers of two whose exponents stand together, as [`crate::quant::fp4::e8m0_half`].
+///
+/// # Safety
+/// 16 bytes are readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn powers(p: *const u8) -> __m512 {
+    // SAFETY: the caller's word.
+    let e = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(p.cast()) });
+    let normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    let small = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
+    _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, small, _mm512_set1_epi32(0x0020_0000), e))
 }
