@@ -183,6 +183,34 @@ fn types_know_their_numbers() {
     assert_eq!(unknown, [4, 5, 31, 32, 33, 36, 37, 38]);
     assert!(unknown.iter().all(|&id| DType::removed(id).is_some()));
     assert_eq!(DType::try_from(43), Err(43));
+    // Elements and bytes per block of types beyond the classic ones, as ggml's own library gives them.
+    let geometry = [
+        ("Q8_1", 32, 36),
+        ("IQ2_XXS", 256, 66),
+        ("IQ2_XS", 256, 74),
+        ("IQ3_XXS", 256, 98),
+        ("IQ1_S", 256, 50),
+        ("IQ4_NL", 32, 18),
+        ("IQ3_S", 256, 110),
+        ("IQ2_S", 256, 82),
+        ("IQ4_XS", 256, 136),
+        ("I8", 1, 1),
+        ("I16", 1, 2),
+        ("I32", 1, 4),
+        ("I64", 1, 8),
+        ("F64", 1, 8),
+        ("IQ1_M", 256, 56),
+        ("TQ1_0", 256, 54),
+        ("TQ2_0", 256, 66),
+        ("MXFP4", 32, 17),
+        ("NVFP4", 64, 36),
+        ("Q1_0", 128, 18),
+        ("Q2_0", 64, 18),
+    ];
+    for (name, len, bytes) in geometry {
+        let dtype = DType::ALL.into_iter().find(|dtype| dtype.name() == name);
+        assert_eq!(dtype.map(|dtype| (dtype.block_len(), dtype.block_bytes())), Some((len, bytes)), "{name}");
+    }
 }
 
 #[test]

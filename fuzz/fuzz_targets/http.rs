@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use omni_inferd::api::control::ModelInfo;
 use omni_inferd::api::{Backend, RequestLimits, Served, router};
 use omni_inferd::engine::{Event, FinishReason, Request, Stats, SubmitError, Usage};
-use omni_inferd::gguf::{Array, Metadata, Value};
+use omni_inferd::gguf::{Array, Metadata, Strings, Value};
 use omni_inferd::sample::Logprobs;
 use omni_inferd::text::{ChatTemplate, OutputFormat, Tokenizer};
 use std::sync::{Arc, LazyLock};
@@ -62,9 +62,9 @@ fn vocabulary() -> Metadata {
     let entries = [
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
-        ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens))),
+        ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.into_iter().collect()))),
         ("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds))),
-        ("tokenizer.ggml.merges", Value::Array(Array::String(vec![]))),
+        ("tokenizer.ggml.merges", Value::Array(Array::String(Strings::default()))),
         ("tokenizer.ggml.eos_token_id", Value::U32(256)),
     ];
     Metadata { entries: entries.map(|(key, value)| (key.to_owned(), value)).into() }

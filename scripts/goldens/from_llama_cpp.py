@@ -6,6 +6,8 @@
   from_llama_cpp.py quant MODEL.gguf... --tokens GOLDEN.json    the exactly dequantised F32 model's logits, and llama.cpp's
                                                                 normalised mean squared error to them over all positions of
                                                                 several sequences
+  from_llama_cpp.py rope MODEL.gguf... --tokens GOLDEN.json      the last logits of the same weights under other rotary embeddings:
+                                                                linear scaling, YaRN
   from_llama_cpp.py types MODEL-f32.gguf --tokens GOLDEN.json   as quant, for the model with random blocks of each type that no
                                                                 small file holds in place of its layers' matrices, and for one
                                                                 with all of them; the blocks follow from the golden's `factor`
@@ -22,6 +24,15 @@ import numpy as np
 
 PROMPTS = ["Once upon a time", "Lily and Tom", "One day, a little dog", "The sun was shining"]
 
+
+# Keys behind the architecture's prefix; the tests make the same files of them. (The tiny llama has frequency factors, too.)
+ROPES = {
+    "linear": {"keys": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}},
+    "yarn": {"keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}},
+    "yarn with its own numbers": {"keys": {
+        "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 16,
+        "rope.scaling.yarn_attn_factor": 0.5, "rope.scaling.yarn_beta_fast": 4.0, "rope.scaling.yarn_beta_slow": 0.5}},
+}
 
 ABOUT = ("greedy continuations by llama.cpp (CPU, 2 threads, F16 KV), ids and text; perplexity over omni-stories-heldout.txt, "
          "context 512")
@@ -72,8 +83,25 @@ def numbers(row):
     return [round(float(v), 5) for v in row]
 
 
+def rope(path, tokens):
+    """The last logits under each of ROPES."""
+    cases = {}
+    for name, change in ROPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            target = os.path.join(folder, "changed.gguf")
+            rewritten(path, target, change)
+            last = Model(target, 256, f16_kv=False).logits(tokens)[-1]
+        cases[name] = {**change, "logits_last": numbers(last)}
+    return {"tokens": tokens, "ropes": cases}
+
+
 def dequantised(path, target):
     """Writes the same model with every tensor decoded to F32 by the gguf package."""
+    rewritten(path, target, {"keys": {}})
+
+
+def rewritten(path, target, change):
+    """Writes the same model decoded to F32, with other keys of its architecture."""
     import gguf
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
@@ -83,6 +111,10 @@ def dequantised(path, target):
         kind = field.types[0]
         sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(key, field.contents(), kind, sub_type=sub)
+    prefix = reader.fields["general.architecture"].contents()
+    for key, value in change["keys"].items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"{prefix}.{key}", value)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
     writer.write_header_to_file()
@@ -245,7 +277,7 @@ def differences(found, golden, where=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "types", "stories"])
+    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "stories"])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--text", help="text whose perplexity is taken (stories)")
     parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
@@ -258,7 +290,7 @@ def main():
     else:
         source = json.load(open(args.tokens or args.check or parser.error("--tokens or --check is needed")))
         first = next(iter(source.values()))["tokens"]
-        job = {"tiny": measure, "quant": quant, "types": types}[args.what]
+        job = {"tiny": measure, "quant": quant, "types": types, "rope": rope}[args.what]
         tokens = [source.get(name, {}).get("tokens", first) for name in names]
         result = {name: job(path, own) for name, path, own in zip(names, args.files, tokens)}
         golden = {name: case for name, case in golden.items() if name in names}

@@ -1,6 +1,6 @@
 //! Typed access to metadata. A key of the wrong type is an error that names the key, never a silent default.
 
-use super::{Array, Error, Metadata, Value};
+use super::{Array, Error, Metadata, Strings, Value};
 
 /// What a metadata value can be read as.
 pub trait FromValue<'a>: Sized {
@@ -57,7 +57,7 @@ impl Metadata {
     }
 
     /// An array of strings, as bytes.
-    pub fn get_strings(&self, key: &str) -> Result<Option<&[Vec<u8>]>, Error> {
+    pub fn get_strings(&self, key: &str) -> Result<Option<&Strings>, Error> {
         self.get(key)
     }
 
@@ -231,6 +231,16 @@ impl<'a> FromValue<'a> for &'a Array {
     }
 }
 
+impl<'a> FromValue<'a> for &'a Strings {
+    const EXPECTED: &'static str = "array of string";
+    fn from_value(value: &'a Value) -> Option<Self> {
+        match value {
+            Value::Array(Array::String(v)) => Some(v),
+            _ => None,
+        }
+    }
+}
+
 macro_rules! from_array {
     ($($type:ty, $variant:ident => $expected:literal),*) => {$(
         impl<'a> FromValue<'a> for &'a [$type] {
@@ -245,7 +255,6 @@ macro_rules! from_array {
     )*};
 }
 from_array!(
-    Vec<u8>, String => "array of string",
     f32, F32 => "array of f32",
     i32, I32 => "array of i32",
     u32, U32 => "array of u32",

@@ -17,12 +17,14 @@ mod metadata;
 mod parse;
 mod reader;
 mod split;
+mod strings;
 pub mod write;
 
 pub use error::{Error, GrowError};
 pub use metadata::FromValue;
 pub use parse::{MAX_HEADER_BYTES, parse_growing};
 pub use split::SplitName;
+pub use strings::Strings;
 
 use crate::quant::DType;
 
@@ -62,7 +64,7 @@ pub enum Array {
     F64(Vec<f64>),
     Bool(Vec<bool>),
     /// Raw bytes: vocabularies may hold invalid UTF-8.
-    String(Vec<Vec<u8>>),
+    String(Strings),
 }
 
 /// A tensor's entry in the directory.

@@ -1,7 +1,7 @@
 //! Bytes to [`File`]: the only place that knows the order of fields in a GGUF header.
 
 use super::reader::Reader;
-use super::{Array, Error, File, GrowError, Metadata, TensorInfo, Value};
+use super::{Array, Error, File, GrowError, Metadata, Strings, TensorInfo, Value};
 use crate::quant::DType;
 use std::collections::HashSet;
 
@@ -215,13 +215,13 @@ fn read_array(r: &mut Reader, key: &str) -> Result<Array, Error> {
             r.expect(count, 8, field)?;
             let element = |index: u64| move || format!("element {index} of key {key:?}");
             // Walk ahead before anything is copied: a prefix that ends inside costs no allocation.
-            let mut ahead = r.clone();
+            let (mut ahead, mut bytes) = (r.clone(), 0);
             for index in 0..count {
-                ahead.string(element(index))?;
+                bytes += ahead.string(element(index))?.len();
             }
-            let mut strings = Vec::with_capacity(count as usize);
+            let mut strings = Strings::with_capacity(count as usize, bytes);
             for index in 0..count {
-                strings.push(r.string(element(index))?.to_vec());
+                strings.push(r.string(element(index))?);
             }
             Array::String(strings)
         }

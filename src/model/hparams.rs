@@ -1,7 +1,7 @@
 //! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
 
 use super::{Architecture, Error, Gating, Hparams, Rope, RopeKind, RopeScaling, Routing};
-use crate::gguf::{File, FromValue, Metadata};
+use crate::gguf::{File, FromValue, Metadata, Strings};
 
 /// The keys of one architecture.
 struct Keys<'a> {
@@ -121,7 +121,7 @@ impl<'a> Keys<'a> {
         {
             return self.positive("vocab_size");
         }
-        let tokens: &[Vec<u8>] = self.metadata.require(TOKENS)?;
+        let tokens: &Strings = self.metadata.require(TOKENS)?;
         match tokens.len() {
             0 => Err(Error::BadValue {
                 key: TOKENS.into(),

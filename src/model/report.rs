@@ -4,7 +4,7 @@
 //! Behind `omnictl inspect`; a [`Report`] serialises to its `--json`, whose keys are an interface.
 
 use super::{Error, bind};
-use crate::gguf::{File, FromValue, Metadata, Value};
+use crate::gguf::{File, FromValue, Metadata, Strings, Value};
 use crate::quant::DType;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -259,7 +259,7 @@ fn tokenizer(keys: &mut Keys) -> Tokenizer {
     Tokenizer {
         model: keys.text("tokenizer.model", "tokenizer.ggml.model"),
         pre: keys.text("tokenizer.pre", "tokenizer.ggml.pre"),
-        tokens: keys.find::<&[Vec<u8>]>("tokenizer.tokens", "tokenizer.ggml.tokens".into()).map(<[_]>::len),
+        tokens: keys.find::<&Strings>("tokenizer.tokens", "tokenizer.ggml.tokens".into()).map(Strings::len),
         chat_template: keys.find::<&str>("tokenizer.chat_template", "tokenizer.chat_template".into()).is_some(),
     }
 }

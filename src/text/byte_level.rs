@@ -60,7 +60,7 @@ impl ByteLevelBpe {
         }
         let mut merges = FxHashMap::with_capacity_and_hasher(list.len(), Default::default());
         let mut merged = Vec::new();
-        for (rank, merge) in (0u32..).zip(list) {
+        for (rank, merge) in (0u32..).zip(list.iter()) {
             // A merge whose parts or result are no tokens can never apply.
             if let Some((pair, id)) = parse_merge(merge, vocabulary, &mut merged) {
                 merges.entry(pair).or_insert((rank, id));
@@ -210,7 +210,7 @@ mod tests {
 
     /// A small alphabet with merges whose ranks compete.
     fn small() -> (Vocabulary, ByteLevelBpe) {
-        let strings = |list: &[&str]| Value::Array(Array::String(list.iter().map(|s| s.as_bytes().to_vec()).collect()));
+        let strings = |list: &[&str]| Value::Array(Array::String(list.iter().collect()));
         let tokens = ["a", "b", "c", "ab", "aa", "bc", "aab", "abc", "aaaa", "bcab"];
         let merges = ["b c", "a b", "a a", "a ab", "a bc", "aa aa", "bc ab"];
         let entries = vec![

@@ -1,7 +1,7 @@
 //! The `tokenizer.*` keys as this module wants them: typed, with errors that name the key.
 
 use super::Error;
-use crate::gguf::{Array, Metadata, Value};
+use crate::gguf::{Array, Metadata, Strings, Value};
 
 /// An optional string.
 pub(super) fn string<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Option<&'m str>, Error> {
@@ -28,7 +28,7 @@ pub(super) fn token_id(metadata: &Metadata, key: &'static str, count: usize) -> 
 }
 
 /// An optional array of strings, as bytes.
-pub(super) fn strings<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Option<&'m [Vec<u8>]>, Error> {
+pub(super) fn strings<'m>(metadata: &'m Metadata, key: &'static str) -> Result<Option<&'m Strings>, Error> {
     match metadata.find(key) {
         None => Ok(None),
         Some(Value::Array(Array::String(list))) => Ok(Some(list)),

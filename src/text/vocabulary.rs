@@ -84,7 +84,7 @@ impl Vocabulary {
         if !scores.is_empty() {
             same_length("scores", scores.len())?;
         }
-        let total: usize = tokens.iter().map(Vec::len).sum();
+        let total = tokens.total_bytes();
         if tokens.is_empty() || tokens.len() >= NONE as usize / 4 || total >= NONE as usize {
             return Err(Error::Vocabulary { what: format!("{} tokens of {total} bytes", tokens.len()) });
         }

@@ -1,6 +1,6 @@
 //! Logits of tiny random models against llama.cpp and Hugging Face transformers, under every way to cut the prompt.
 
-use crate::support::{dequantised, executor, f32s, json, root, u32s, unpack};
+use crate::support::{dequantised, executor, f32s, json, root, u32s, unpack, with_keys};
 use omni_inferd::exec::{Batch, Executor, KvType, SeqSlice, Solo, Wanted};
 use serde_json::Value;
 use std::path::Path;
@@ -85,6 +85,25 @@ fn f32_models_of_each_architecture_agree_with_llama_cpp() {
     let goldens = json("tests/data/tiny/golden.json");
     for (name, golden) in goldens.as_object().unwrap() {
         assert_f32_golden(name, golden);
+    }
+}
+
+/// The same weights under other rotary embeddings than the file's; llama's pairs are neighbours (and have Llama 3's
+/// factors besides), qwen2's are halves.
+#[test]
+fn scaled_rotary_embeddings_agree_with_llama_cpp() {
+    for (name, golden) in json("tests/data/tiny/rope.json").as_object().unwrap() {
+        let file = unpack(&format!("tests/data/tiny/{name}.zst"));
+        let tokens = u32s(&golden["tokens"]);
+        for (rope, case) in golden["ropes"].as_object().unwrap() {
+            let changed = with_keys(&file.path, &case["keys"]);
+            let mut exec = executor(&changed.path, KvType::F32, 96);
+            let found = logits(&mut exec, &tokens, tokens.len()).pop().unwrap();
+            let expected = f32s(&case["logits_last"]);
+            let difference = max_difference(&found, &expected);
+            println!("{name} {rope}: off by {:.1e} of the range", difference / range(&expected));
+            assert!(difference <= 1e-3 * range(&expected), "{name} {rope}: off by {difference}");
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The engine under many requests: each gets the text it would get alone, and nobody waits for a slow reader.
 
-use crate::support::{Outcome, collect, eventually, greedy, json, options, prompt, request, run, start_bundled, u32s};
+use crate::support::{Outcome, bundled, collect, eventually, executor, greedy, json, options, prompt, request, run};
+use crate::support::{start_bundled, u32s};
 use omni_inferd::engine::{EngineOptions, FinishReason, Request, SubmitError};
-use omni_inferd::sample::Params;
+use omni_inferd::exec::{KvType, Solo, Wanted};
+use omni_inferd::sample::{Logprobs, Params};
 use std::time::Duration;
 
 /// A mix of lengths, samplers and seeds.
@@ -134,6 +136,32 @@ fn prompt_logprobs_cover_every_token_once() {
     let echo = run(&handle, Request { prompt: echoed, max_tokens: 0, ..echo });
     let last = echo.prompt_logprobs.unwrap().pop().unwrap().unwrap();
     assert_eq!(last.chosen, generated.logprobs[0].chosen);
+}
+
+/// Chosen and best log-probabilities are the log-softmax of what the forward pass yields, for prompt and output.
+#[test]
+fn logprobs_are_the_logits_log_softmax() {
+    let handle = start_bundled(&options());
+    let ids = prompt(8, 60);
+    let sampling = Params { logprobs: Some(5), temperature: 0.8, seed: 3, ..Params::default() };
+    let outcome = run(&handle, Request { prompt_logprobs: Some(5), ..request(&ids, 8, sampling) });
+    let tokens = [&ids[..], &outcome.tokens].concat();
+    let found = outcome.prompt_logprobs.unwrap().into_iter().flatten().chain(outcome.logprobs);
+    let found: Vec<Logprobs> = found.collect();
+    assert_eq!(found.len(), tokens.len() - 1);
+
+    let mut exec = executor(&bundled("q8_0"), KvType::F16, 96);
+    let vocab = exec.hparams().vocab;
+    let rows = Solo::new(&mut exec).feed(&tokens[..tokens.len() - 1], Wanted::All).to_vec();
+    for ((logits, next), found) in rows.chunks_exact(vocab).zip(&tokens[1..]).zip(found) {
+        let total = logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
+        let expected = |id: u32| f64::from(logits[id as usize]) - total;
+        assert!((f64::from(found.chosen) - expected(*next)).abs() < 1e-5);
+        let mut best: Vec<u32> = (0..vocab as u32).collect();
+        best.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+        assert_eq!(found.top.iter().map(|top| top.0).collect::<Vec<_>>(), best[..5]);
+        assert!(found.top.iter().all(|&(id, logprob)| (f64::from(logprob) - expected(id)).abs() < 1e-5));
+    }
 }
 
 #[test]

@@ -46,11 +46,25 @@ pub fn unpack(path: &str) -> Unpacked {
 
 /// The same model with every tensor decoded exactly to F32.
 pub fn dequantised(path: &Path) -> Unpacked {
+    with_keys(path, &Value::Object(serde_json::Map::new()))
+}
+
+/// The same model decoded to F32, with further keys of its architecture, as the goldens' script writes them.
+pub fn with_keys(path: &Path, keys: &Value) -> Unpacked {
     let bytes = std::fs::read(path).unwrap();
     let file = gguf::File::parse(&bytes, bytes.len() as u64).unwrap();
     let mut builder = gguf::write::Builder::new();
     for (key, value) in &file.metadata.entries {
         builder = builder.key(key, value.clone());
+    }
+    let architecture = file.metadata.get_str("general.architecture").unwrap().unwrap();
+    for (key, value) in keys.as_object().unwrap() {
+        let value = match value {
+            Value::String(text) => gguf::Value::String(text.clone()),
+            Value::Number(number) if number.is_u64() => gguf::Value::U32(number.as_u64().unwrap() as u32),
+            other => gguf::Value::F32(other.as_f64().unwrap() as f32),
+        };
+        builder = builder.key(format!("{architecture}.{key}"), value);
     }
     for tensor in &file.tensors {
         let mut values = vec![0.0f32; tensor.elements() as usize];

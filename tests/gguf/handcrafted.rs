@@ -1,7 +1,7 @@
 //! The first group of the catalogue: files as a generator of broken headers makes them, each wrong in one field.
 
 use super::raw::{Mutate, Raw, array, key, read, string};
-use omni_inferd::gguf::{Error, File};
+use omni_inferd::gguf::{Array, Error, File, Value};
 
 fn parse(raw: &Raw) -> Result<File, Error> {
     let bytes = raw.bytes();
@@ -36,7 +36,9 @@ fn tensors(alignment: usize) -> Raw {
 
 #[test]
 fn headers() {
-    parse(&Raw::empty()).unwrap();
+    for version in [2, 3] {
+        assert_eq!(parse(&Raw { version, ..keys() }).unwrap().version, version);
+    }
     let cases: [(&str, Mutate); 8] = [
         ("not a GGUF", |r| r.magic = *b"FUGG"),
         ("version 0", |r| r.version = 0),
@@ -60,7 +62,39 @@ fn metadata() {
     let file = parse(&keys()).unwrap();
     assert_eq!(file.metadata.entries.len(), 24);
     assert_eq!(file.metadata.get_str("key.8"), Ok(Some("value")));
-    assert_eq!(file.metadata.get_strings("array.8").unwrap().unwrap().len(), 3);
+    // Every byte is 1, whatever the type.
+    let ones = u64::from_le_bytes([1; 8]);
+    let (f32s, f64s) = (f32::from_bits(ones as u32), f64::from_bits(ones));
+    let scalars = [
+        Value::U8(1),
+        Value::I8(1),
+        Value::U16(ones as u16),
+        Value::I16(ones as i16),
+        Value::U32(ones as u32),
+        Value::I32(ones as i32),
+        Value::F32(f32s),
+        Value::Bool(true),
+        Value::String("value".into()),
+        Value::U64(ones),
+        Value::I64(ones as i64),
+        Value::F64(f64s),
+    ];
+    let arrays = [
+        Array::U8(vec![1; 3]),
+        Array::I8(vec![1; 3]),
+        Array::U16(vec![ones as u16; 3]),
+        Array::I16(vec![ones as i16; 3]),
+        Array::U32(vec![ones as u32; 3]),
+        Array::I32(vec![ones as i32; 3]),
+        Array::F32(vec![f32s; 3]),
+        Array::Bool(vec![true; 3]),
+        Array::String(["value"; 3].into_iter().collect()),
+        Array::U64(vec![ones; 3]),
+        Array::I64(vec![ones as i64; 3]),
+        Array::F64(vec![f64s; 3]),
+    ];
+    let expected = scalars.into_iter().zip(arrays.map(Value::Array)).flat_map(|(one, three)| [one, three]);
+    assert!(file.metadata.entries.iter().map(|(_, value)| value.clone()).eq(expected));
     assert_eq!(file.metadata.get_u32("key.2"), Ok(Some(0x0101)));
     assert!(file.metadata.get_f32("key.4").is_err() && file.metadata.get_f32("none").unwrap().is_none());
     let cases: [Mutate; 6] = [

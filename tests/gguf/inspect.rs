@@ -122,7 +122,7 @@ fn serve(
 
 /// A model whose header takes about 3 MB and whose data takes 64.
 fn large() -> Vec<u8> {
-    let tokens = (0..150_000u32).map(|i| format!("token{i}").into_bytes()).collect();
+    let tokens = (0..150_000u32).map(|i| format!("token{i}")).collect();
     let file = Builder::new()
         .key("general.architecture", Value::String("llama".into()))
         .key("tokenizer.ggml.model", Value::String("gpt2".into()))

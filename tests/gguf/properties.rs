@@ -30,7 +30,7 @@ fn value() -> impl Strategy<Value = Value> {
             vec(-1e9f32..1e9, 0..9).prop_map(Array::F32),
             vec(-1e9f64..1e9, 0..9).prop_map(Array::F64),
             vec(any::<bool>(), 0..9).prop_map(Array::Bool),
-            vec(vec(any::<u8>(), 0..12), 0..9).prop_map(Array::String),
+            vec(vec(any::<u8>(), 0..12), 0..9).prop_map(|list| Array::String(list.into_iter().collect())),
         ]
         .prop_map(Value::Array),
     ]

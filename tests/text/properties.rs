@@ -103,10 +103,10 @@ proptest! {
         let entries = vec![
             entry("model", Value::String(["llama", "gpt2", "t5"][model].to_owned())),
             entry("pre", Value::String("qwen2".to_owned())),
-            entry("tokens", Value::Array(Array::String(tokens))),
+            entry("tokens", Value::Array(Array::String(tokens.into_iter().collect()))),
             entry("token_type", Value::Array(Array::I32(types[..count].to_vec()))),
             entry("scores", Value::Array(Array::F32(scores[..count.saturating_sub(short)].to_vec()))),
-            entry("merges", Value::Array(Array::String(merges))),
+            entry("merges", Value::Array(Array::String(merges.into_iter().collect()))),
             entry("bos_token_id", Value::U32(ids[0])),
             entry("eos_token_id", Value::U32(ids[1])),
         ];
@@ -120,7 +120,7 @@ proptest! {
 
 #[test]
 fn unknown_pre_tokenizers_are_refused_by_name() {
-    let strings = |list: &[&str]| Value::Array(Array::String(list.iter().map(|s| s.as_bytes().to_vec()).collect()));
+    let strings = |list: &[&str]| Value::Array(Array::String(list.iter().collect()));
     let entries = vec![
         ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned())),
         ("tokenizer.ggml.pre".to_owned(), Value::String("next-year".to_owned())),
@@ -134,7 +134,7 @@ fn unknown_pre_tokenizers_are_refused_by_name() {
 
 #[test]
 fn files_without_a_pre_tokenizers_name_split_as_gpt2_and_say_so() {
-    let strings = |list: &[&str]| Value::Array(Array::String(list.iter().map(|s| s.as_bytes().to_vec()).collect()));
+    let strings = |list: &[&str]| Value::Array(Array::String(list.iter().collect()));
     for pre in [None, Some(""), Some("default")] {
         let mut entries = vec![
             ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned())),

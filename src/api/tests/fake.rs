@@ -82,9 +82,9 @@ fn vocabulary() -> Metadata {
     let entries = [
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
-        ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens))),
+        ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.into_iter().collect()))),
         ("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds))),
-        ("tokenizer.ggml.merges", Value::Array(Array::String(vec![b"h e".to_vec()]))),
+        ("tokenizer.ggml.merges", Value::Array(Array::String(["h e"].into_iter().collect()))),
         ("tokenizer.ggml.bos_token_id", Value::U32(BOS)),
         ("tokenizer.ggml.eos_token_id", Value::U32(END)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
