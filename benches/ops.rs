@@ -64,21 +64,22 @@ fn main() {
     let tiers = tiers(&settings);
     let threads = tiers.first().map_or(1, Cpu::threads);
     let limit = bandwidth(threads, settings.rounds);
+    let wanted = |dtype: DType| settings.dtype.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(dtype.name()));
     println!("threads {threads}, read bandwidth {limit:.1} GB/s");
     if settings.attention {
-        tiers.iter().for_each(|cpu| attention(cpu, settings.rounds));
+        let types = [DType::F16, DType::BF16, DType::F32, DType::Q8_0, DType::Q4_1, DType::Q4_0];
+        for dtype in types.into_iter().filter(|dtype| wanted(*dtype)) {
+            attention(&tiers, dtype, settings.rounds, limit);
+        }
         return;
     }
     println!("{:<33} {:>8} {:>8} {:>10}   ({} tokens)", "kernel", "GB/s", "of read", "GOP/s", settings.tokens);
-    for dtype in TYPES {
-        if settings.dtype.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(dtype.name())) {
-            for layout in [Layout::Packed, Layout::Plain] {
-                let wants =
-                    |cpu: &&Cpu| if settings.plain { Layout::Plain } else { cpu.layout(dtype, 16, 256) } == layout;
-                let tiers: Vec<&Cpu> = tiers.iter().filter(wants).collect();
-                if !tiers.is_empty() {
-                    products(&tiers, dtype, layout, &settings, limit);
-                }
+    for dtype in TYPES.into_iter().filter(|dtype| wanted(*dtype)) {
+        for layout in [Layout::Packed, Layout::Plain] {
+            let wants = |cpu: &&Cpu| if settings.plain { Layout::Plain } else { cpu.layout(dtype, 16, 256) } == layout;
+            let tiers: Vec<&Cpu> = tiers.iter().filter(wants).collect();
+            if !tiers.is_empty() {
+                products(&tiers, dtype, layout, &settings, limit);
             }
         }
     }
@@ -232,28 +233,42 @@ fn products(tiers: &[&Cpu], dtype: DType, layout: Layout, settings: &Settings, l
 }
 
 /// Qwen2.5-1.5B's attention: one token at a long context, and a prompt.
-fn attention(cpu: &Cpu, rounds: usize) {
-    let shape = KvShape { kv_heads: 2, key_dim: 128, value_dim: 128, dtype: DType::F16 };
+fn attention(tiers: &[Cpu], dtype: DType, rounds: usize, limit: f64) {
+    let shape = KvShape { kv_heads: 2, key_dim: 128, value_dim: 128, key_type: dtype, value_type: dtype };
     for (context, rows) in [(4096, 1), (32_768, 1), (512, 512), (4096, 512)] {
         let blocks: Vec<u32> = (0..(context / 32) as u32).collect();
-        let mut keys = vec![0u8; blocks.len() * shape.key_block_bytes()];
-        let mut values = vec![0u8; blocks.len() * shape.value_block_bytes()];
-        let kv = KvLayer { shape, keys: &mut keys, values: &mut values };
-        let q = vec![0.25; rows * 12 * 128];
+        // Several layers' caches in turn, so that decoding finds its keys and values in no cache.
+        let layers = if rows == 1 { (FOOTPRINT / (context * shape.token_bytes())).max(1) } else { 1 };
+        let (key_bytes, value_bytes) =
+            (blocks.len() * shape.key_block_bytes(), blocks.len() * shape.value_block_bytes());
+        let (mut keys, mut values) = (vec![0x11u8; layers * key_bytes], vec![0x11u8; layers * value_bytes]);
+        let q: Vec<f32> = (0..rows * 12 * 128).map(|i| (i % 31) as f32 * 0.01).collect();
         let mut out = vec![0.0; q.len()];
         let seqs = [SeqSlice { first_row: 0, rows, start: context - rows, blocks: &blocks }];
+        let mut took = vec![Duration::MAX; tiers.len()];
         let mut bytes = 0;
-        let took = best(rounds * 3, || {
-            let args = Attention { q: &q, heads: 12, kv: &kv, seqs: &seqs, scale: 0.1, window: None, out: &mut out };
-            bytes = args.bytes_moved();
-            cpu.attention(args);
-        });
+        for _ in 0..rounds {
+            for (cpu, took) in tiers.iter().zip(&mut took) {
+                let began = Instant::now();
+                for (keys, values) in keys.chunks_exact_mut(key_bytes).zip(values.chunks_exact_mut(value_bytes)) {
+                    let kv = KvLayer { shape, keys, values };
+                    let args =
+                        Attention { q: &q, heads: 12, kv: &kv, seqs: &seqs, scale: 0.1, window: None, out: &mut out };
+                    bytes = args.bytes_moved();
+                    cpu.attention(args);
+                }
+                *took = (*took).min(began.elapsed() / layers as u32);
+            }
+        }
         let seen = (rows * (context - rows) + rows * (rows + 1) / 2) as f64;
-        let rate = 4.0 * seen * 12.0 * 128.0 / took.as_nanos() as f64;
-        let moved = bytes as f64 / took.as_nanos() as f64;
-        println!(
-            "attention_{:<12} {rows:>4} tokens at {context:>6}: {took:>10.1?} {moved:>6.1} GB/s {rate:>6.0} GFLOP/s",
-            cpu.isa()
-        );
+        for (cpu, took) in tiers.iter().zip(took) {
+            let rate = 4.0 * seen * 12.0 * 128.0 / took.as_nanos() as f64;
+            let moved = bytes as f64 / took.as_nanos() as f64;
+            let name = format!("attention_{}_f32_{}", dtype.name().to_lowercase().replace('_', ""), cpu.isa());
+            println!(
+                "{name:<28} {rows:>4} tokens at {context:>6}: {took:>10.1?} {moved:>6.1} GB/s {:>4.0}% {rate:>6.0} GFLOP/s",
+                100.0 * moved / limit
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 # Builds omni-inferd_VERSION_amd64.deb from built binaries and the files of this tree. Usage: scripts/deb.sh [OUTDIR]
 #   BIN      directory of the binaries (target/release)
 #   VERSION  the package's version (Cargo.toml's)
+#   PACK     how hard to compress, options of dpkg-deb
 #   DEBFULLNAME, DEBEMAIL  who answers for it
 set -eu
 cd "$(dirname "$0")/.."
@@ -77,5 +78,6 @@ mkdir -p "$out"
 package=$out/omni-inferd_${version}_amd64.deb
 # The same input gives the same package.
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
-dpkg-deb --root-owner-group --build "$tree" "$package" >/dev/null
+# shellcheck disable=SC2086
+dpkg-deb --root-owner-group ${PACK:-} --build "$tree" "$package" >/dev/null
 echo "$package"

@@ -19,7 +19,7 @@ fn write_large(path: &Path) {
     let keys = file.metadata.entries.iter().filter(|(key, _)| !key.starts_with("tokenizer."));
     let mut builder = keys.fold(Builder::new(), |builder, (key, value)| builder.key(key, value.clone()));
     builder = builder.key("tokenizer.ggml.model", Value::String("none".into()));
-    builder = builder.key(format!("{}.vocab_size", "qwen3"), Value::U32(VOCAB as u32));
+    builder = builder.set("qwen3.vocab_size", Value::U32(VOCAB as u32));
     let embedding = file.tensors.iter().find(|t| t.name == "token_embd.weight").unwrap();
     let row = DType::Q8_0.row_bytes(embedding.shape[0] as usize).unwrap();
     let large = || (0..VOCAB as usize * row).map(|i| (i % 251) as u8).collect();

@@ -173,7 +173,7 @@ fn the_package_is_built_and_clean() {
     let out = tempfile::tempdir().unwrap();
     let binaries = Path::new(env!("CARGO_BIN_EXE_omnictl")).parent().unwrap();
     let mut build = Command::new(root().join("scripts/deb.sh"));
-    build.arg(out.path()).env("BIN", binaries).env("CARGO", env!("CARGO"));
+    build.arg(out.path()).env("BIN", binaries).env("CARGO", env!("CARGO")).env("PACK", "-Zgzip -z1");
     let output = build.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let package = out.path().join(format!("omni-inferd_{}_amd64.deb", env!("CARGO_PKG_VERSION")));

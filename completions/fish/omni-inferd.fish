@@ -38,7 +38,11 @@ complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l parall
 complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l threads -d 'Compute threads [default: one per physical core]' -r
 complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l cpus -d 'CPUs to run on, as for taskset -c [default: all allowed]' -r
 complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l id -d 'Name that clients use [default: the file\'s name]' -r
-complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l kv-type -d 'Element type of the KV cache: f16 or f32' -r -f -a "f16\t''
+complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l kv-type -d 'Element type of the KV cache: f16, or for less memory q8_0, q4_1 or q4_0' -r -f -a "f16\t''
+bf16\t''
+q8_0\t''
+q4_1\t''
+q4_0\t''
 f32\t''"
 complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l chat-template -d 'Jinja file that replaces the chat template of the GGUF file' -r -F
 complete -c omni-inferd -n "__fish_omni_inferd_using_subcommand serve" -l log -d 'Log filter: error, warn, info, debug, trace' -r

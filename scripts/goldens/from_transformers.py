@@ -2,8 +2,8 @@
 """Goldens from Hugging Face transformers; see tests/goldens/README.md.
 
   pip install numpy torch transformers gguf zstandard
-  from_transformers.py OUT            writes for llama, qwen2 and qwen3 OUT/NAME.gguf.zst, a small model of random weights,
-                                      and OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
+  from_transformers.py OUT            writes for each of MODELS OUT/NAME.gguf.zst, a small model of random weights, and
+                                      OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
   from_transformers.py OUT --check    makes all of it again and compares: weights exactly, logits within 1e-5 of the range
 
 The second referee: it shares no code with llama.cpp. The weights go from transformers' modules to the file by the writer
@@ -21,20 +21,44 @@ BASE = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_l
             num_key_value_heads=2, max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=32)
+PLAIN = dict(rope_type="default", rope_theta=1e4)
+EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=48)
 # Each with what is its own: Llama 3's rotary frequencies, Qwen2's biases and tied embeddings, Qwen3's heads wider than
-# the model and their norms.
+# the model and their norms, Qwen2-MoE's unnormalised weights and gated shared expert, GLM-4.5's leading dense layer, partial
+# rotation, sigmoids with a bias for the choice, and scale, MiniMax-M2's norms over all heads together.
 MODELS = {
     "llama": ("Llama", dict(BASE, rms_norm_eps=1e-5, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(BASE, rms_norm_eps=1e-6, tie_word_embeddings=True,
                             rope_parameters=dict(rope_type="default", rope_theta=1e6))),
-    "qwen3": ("Qwen3", dict(BASE, rms_norm_eps=1e-6, head_dim=32, rope_parameters=dict(rope_type="default", rope_theta=1e4))),
+    "qwen3": ("Qwen3", dict(BASE, rms_norm_eps=1e-6, head_dim=32, rope_parameters=PLAIN)),
+    "mixtral": ("Mixtral", dict(BASE, rms_norm_eps=1e-5, num_local_experts=4, num_experts_per_tok=2, rope_parameters=PLAIN)),
+    "qwen2moe": ("Qwen2Moe", dict(BASE, **EXPERTS, rms_norm_eps=1e-6, num_experts=8, shared_expert_intermediate_size=80,
+                                  rope_parameters=PLAIN)),
+    "qwen3moe": ("Qwen3Moe", dict(BASE, **EXPERTS, rms_norm_eps=1e-6, num_experts=8, norm_topk_prob=True, head_dim=32,
+                                  rope_parameters=PLAIN)),
+    "glm4moe": ("Glm4Moe", dict(BASE, **EXPERTS, rms_norm_eps=1e-5, n_routed_experts=8, num_hidden_layers=3, head_dim=32,
+                                n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=1.5, norm_topk_prob=True,
+                                n_group=1, topk_group=1, use_qk_norm=True, attention_bias=True,
+                                rope_parameters=dict(PLAIN, partial_rotary_factor=0.5))),
+    "minimax-m2": ("MiniMaxM2", dict(BASE, rms_norm_eps=1e-6, num_local_experts=8, num_experts_per_tok=3, head_dim=32,
+                                     rope_parameters=dict(PLAIN, partial_rotary_factor=0.5))),
 }
 PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    **{f"mlp.shared_expert{s}.{part}_proj": f"ffn_{part}_shexp" for s in ("", "s") for part in ("gate", "up", "down")},
 }
+# GLM-4.5's files call the norm before the feed-forward what transformers calls it.
+OTHER = {("glm4moe", "post_attention_layernorm"): "post_attention_norm"}
 ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def weights(module):
+    """All that a file holds, by transformers' names; the bias for the choice of experts is a buffer there."""
+    biases = [item for item in module.named_buffers() if item[0].endswith("e_score_correction_bias")]
+    return sorted([*module.named_parameters(), *biases])
 
 
 def model(name, number):
@@ -43,20 +67,60 @@ def model(name, number):
     module = getattr(transformers, kind + "ForCausalLM")(getattr(transformers, kind + "Config")(**settings)).float().eval()
     random = np.random.default_rng(number)
     with torch.no_grad():
-        for key, parameter in sorted(module.named_parameters()):
+        for key, parameter in weights(module):
             values = torch.from_numpy(random.standard_normal(tuple(parameter.shape), dtype=np.float32))
             values = 1 + 0.1 * values if "norm" in key else (0.2 if key.endswith("bias") else 0.12) * values
+            if key.endswith("mlp.gate.weight"):
+                values *= 4  # decided choices: nearly equal scores would fall out differently by rounding
             # Few bits of mantissa: the file compresses.
             parameter.copy_(values.bfloat16().float())
     return module
 
 
-def tensor_name(key):
+def tensor_name(name, key):
     stem, kind = key.rsplit(".", 1)
     if stem in ENDS:
         return f"{ENDS[stem]}.{kind}"
     layer, part = stem.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{PARTS[part]}.{kind}"
+    return f"blk.{layer}.{OTHER.get((name, part)) or PARTS[part]}.{kind}"
+
+
+def tensors(name, module):
+    """Names in the file and values; stacks of experts and what is not stored under a plain name on top."""
+    config = module.config
+    for key, value in weights(module):
+        value, layer = value.detach().numpy(), "".join(key.split(".")[2:3])
+        if name in ("llama", "mixtral") and ("q_proj" in key or "k_proj" in key):
+            value = interleaved(value, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
+        if key.endswith("experts.gate_up_proj"):
+            for part, half in zip(("gate", "up"), np.split(value, 2, axis=1)):
+                yield f"blk.{layer}.ffn_{part}_exps.weight", half
+        elif key.endswith("experts.down_proj"):
+            yield f"blk.{layer}.ffn_down_exps.weight", value
+        elif key.endswith("e_score_correction_bias"):
+            yield f"blk.{layer}.exp_probs_b.bias", value
+        else:
+            yield tensor_name(name, key), value
+
+
+def write_routing(writer, name, config):
+    """Keys of a model with experts."""
+    get = lambda *keys: next((getattr(config, key) for key in keys if getattr(config, key, None) is not None), None)
+    writer.add_expert_count(get("num_experts", "num_local_experts", "n_routed_experts"))
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if name not in ("mixtral", "minimax-m2"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if name == "minimax-m2":
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+    if name == "qwen2moe":
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+    if name == "glm4moe":
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+    if name in ("glm4moe", "minimax-m2"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
 def interleaved(weight, heads):
@@ -66,7 +130,7 @@ def interleaved(weight, heads):
 
 def write(path, name, module):
     config = module.config
-    writer = gguf.GGUFWriter(path, name)
+    writer = gguf.GGUFWriter(path, {"mixtral": "llama"}.get(name, name))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(CONTEXT)
@@ -76,7 +140,7 @@ def write(path, name, module):
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
+    writer.add_rope_dimension_count(int(head * config.rope_parameters.get("partial_rotary_factor", 1)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(VOCAB)
@@ -85,11 +149,10 @@ def write(path, name, module):
     writer.add_token_list([f"t{i}".encode() for i in range(VOCAB)])
     writer.add_token_types([1] * VOCAB)
     writer.add_token_merges([])
-    tensors = {key: value.detach().numpy() for key, value in module.named_parameters()}
-    for key, value in sorted(tensors.items()):
-        if name == "llama" and ("q_proj" in key or "k_proj" in key):
-            value = interleaved(value, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
-        writer.add_tensor(tensor_name(key), np.ascontiguousarray(value))
+    if hasattr(config, "num_experts_per_tok"):
+        write_routing(writer, name, config)
+    for key, value in tensors(name, module):
+        writer.add_tensor(key, np.ascontiguousarray(value))
     if name == "llama":
         plain = 1.0 / LLAMA3["rope_theta"] ** (np.arange(0, head, 2) / head)
         writer.add_tensor("rope_freqs.weight", (plain / module.model.rotary_emb.inv_freq.double().numpy()).astype(np.float32))

@@ -29,7 +29,7 @@ pub const SYSTEM_FILE: &str = "/etc/omni-inferd/config.toml";
 pub const INSTRUCTION_SETS: [&str; 3] = ["avx2", "avx512", "avx512vnni"];
 
 /// Element types that `kv_type` may name.
-pub const KV_TYPES: [&str; 2] = ["f16", "f32"];
+pub const KV_TYPES: [&str; 6] = ["f16", "bf16", "q8_0", "q4_1", "q4_0", "f32"];
 
 /// The file named, or [`SYSTEM_FILE`] when it is there, or the defaults.
 ///
@@ -114,7 +114,7 @@ pub struct Model {
     pub threads: Option<usize>,
     /// CPUs.
     pub cpus: Option<String>,
-    /// `f16` (default) or `f32`.
+    /// One of [`KV_TYPES`], `f16` by default.
     pub kv_type: String,
     /// Default 512.
     pub prefill_chunk: usize,

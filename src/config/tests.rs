@@ -142,7 +142,10 @@ fn mistakes_name_line_key_and_remedy() {
         ),
         ("[[model]]\npath = \"x\"\nid = \"auto\"", "line 3: model[0].id: the name \"auto\" is reserved"),
         ("[[model]]\npath = \"x\"\nid = \"a/b\"", "\"a/b\" cannot be a name"),
-        ("[[model]]\npath = \"x\"\nkv_type = \"q4\"", "\"q4\" is not known; write one of: f16, f32"),
+        (
+            "[[model]]\npath = \"x\"\nkv_type = \"q4\"",
+            "\"q4\" is not known; write one of: f16, bf16, q8_0, q4_1, q4_0, f32",
+        ),
         ("[[model]]\npath = \"x\"\ndisable_isa = [\"mmx\"]", "\"mmx\" is not an instruction set; known are: avx2"),
         ("[[model]]\npath = \"x\"\ncpus = \"4-2\"", "\"4-2\" runs backwards"),
         ("[[model]]\npath = \"x\"\npinned = true\nidle_ttl = \"1s\"", "line 4: model[0].idle_ttl: a pinned model"),

@@ -16,6 +16,11 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// The reason in short: its first sentence.
+    pub fn reason_in_short(&self) -> &str {
+        self.reason.split(". ").next().unwrap_or_default().trim_end_matches('.')
+    }
+
     /// Its file, from the root on.
     pub fn file(&self) -> String {
         format!("proc/sys/{}", self.key.replace('.', "/"))
@@ -57,6 +62,8 @@ mod tests {
         assert_eq!(pairs, wanted);
         assert!(settings.iter().all(|setting| setting.reason.len() > 40 && setting.reason.ends_with('.')));
         assert_eq!(FILE.lines().filter(|line| line.contains(" = ")).count(), wanted.len(), "every line is understood");
+        let short = "Weights are read for every token: one swapped-out page costs a disk access per token";
+        assert_eq!(settings[0].reason_in_short(), short);
         assert_eq!(settings[0].file(), "proc/sys/vm/swappiness");
     }
 }

@@ -63,7 +63,7 @@ struct Serve {
     /// Name that clients use [default: the file's name]
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
-    /// Element type of the KV cache: f16 or f32
+    /// Element type of the KV cache: f16, or for less memory q8_0, q4_1 or q4_0
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = config::KV_TYPES)]
     kv_type: String,
     /// Jinja file that replaces the chat template of the GGUF file

@@ -78,7 +78,7 @@ pub struct ModelFacts {
     pub isa: String,
     pub vocab: usize,
     pub layers: usize,
-    /// `f16` or `f32`.
+    /// E.g. `f16` or `q8_0`.
     pub kv_type: String,
     /// How the file was read, e.g. `io_uring, direct`.
     pub read_by: String,
@@ -142,6 +142,7 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
         Some(bytes) => bytes,
         None => plan::available_memory().map_err(OpenError::Memory)?,
     };
+    options.kv_type.check(&model.hparams)?;
     let weight_bytes = model.weight_bytes();
     let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
     let wish = Wish { context: options.context, parallel: options.parallel };

@@ -4,8 +4,9 @@
 //! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
 use super::Options;
-use crate::model::{Hparams, Matrix, Model};
-use crate::ops::{KV_BLOCK, RopeAngles, cpu, f32_bytes};
+use super::experts::rule;
+use crate::model::{Hparams, Matrix, Model, Routing};
+use crate::ops::{KV_BLOCK, RopeAngles, Routes, cpu, f32_bytes};
 
 /// Bytes that [`super::Executor::new`] reserves for `model` besides the KV cache: activations and logits of the largest
 /// step, its quantised activations, attention's buffers for `threads` compute threads. Exact.
@@ -20,10 +21,16 @@ pub fn scratch_bytes<T: Matrix>(model: &Model<T>, options: &Options, threads: us
 /// The largest products of a step.
 pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::ScratchSize {
     let mut size = cpu::ScratchSize::default();
-    model.for_each(|path, tensor| {
-        if path.ends_with(".weight") {
+    let pairs = options.max_rows.saturating_mul(model.hparams.routing.map_or(0, |routing| routing.used));
+    model.for_each(|path, tensor| match path {
+        "layers.experts.down.weight" => size.include(tensor.dtype(), tensor.cols(), pairs),
+        _ if path.ends_with(".weight") || path == "layers.experts.shared.gate" => {
             size.include(tensor.dtype(), tensor.cols(), options.max_rows);
+            if matches!(path, "layers.experts.gate.weight" | "layers.experts.up.weight") {
+                size.include_gathered(tensor.dtype(), tensor.cols(), pairs);
+            }
         }
+        _ => {}
     });
     let head = model.output.as_ref().unwrap_or(&model.embedding);
     size.include(head.dtype(), head.cols(), options.max_logit_rows);
@@ -34,9 +41,7 @@ pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::
 pub(super) fn attention_size(h: &Hparams, options: &Options) -> cpu::AttentionSize {
     cpu::AttentionSize {
         heads: h.heads,
-        kv_heads: h.kv_heads,
-        key_dim: h.key_dim,
-        value_dim: h.value_dim,
+        shape: options.kv_type.shape(h),
         kv_tokens: options.kv_blocks.saturating_mul(KV_BLOCK),
     }
 }
@@ -52,11 +57,28 @@ pub(super) struct Buffers {
     pub attention: Buffer,
     pub gate: Buffer,
     pub up: Buffer,
+    /// Of models with experts.
+    pub routed: Option<Routed>,
     /// Rows that want logits, gathered.
     pub head: Buffer,
     pub logits: Buffer,
     pub angles: RopeAngles,
     pub positions: Vec<u32>,
+}
+
+/// What a layer with experts needs.
+pub(super) struct Routed {
+    /// The router's scores, `[rows, experts]`.
+    pub scores: Buffer,
+    pub routes: Routes,
+    /// `[pairs, d_ff]`.
+    pub gate: Buffer,
+    pub up: Buffer,
+    /// `[pairs, d_model]`.
+    pub down: Buffer,
+    /// The shared experts' output, and their gate.
+    pub shared: Buffer,
+    pub shared_gate: Buffer,
 }
 
 /// `[max rows, width]`.
@@ -70,6 +92,12 @@ impl Buffer {
         Buffer { data: vec![0.0; rows * width], width }
     }
 
+    /// Room for `rows` rows of `width` elements, at most the buffer's own.
+    pub(super) fn narrow(&mut self, rows: usize, width: usize) -> &mut [f32] {
+        debug_assert!(width <= self.width);
+        &mut self.data[..rows * width]
+    }
+
     /// The first `rows` rows.
     pub(super) fn rows(&mut self, rows: usize) -> &mut [f32] {
         &mut self.data[..rows * self.width]
@@ -80,7 +108,8 @@ impl Buffer {
 fn widths(h: &Hparams) -> ([usize; 8], [usize; 2]) {
     let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
     let (v, attention) = (h.kv_heads * h.value_dim, h.heads * h.value_dim);
-    ([h.d_model, h.d_model, q, k, v, attention, h.d_ff, h.d_ff], [h.d_model, h.vocab])
+    let d_ff = h.d_ff.max(h.routing.map_or(0, |routing| routing.shared_d_ff));
+    ([h.d_model, h.d_model, q, k, v, attention, d_ff, d_ff], [h.d_model, h.vocab])
 }
 
 impl Buffers {
@@ -91,7 +120,8 @@ impl Buffers {
         let angles = || Vec::with_capacity(rows * h.rope.dims / 2);
         let angles = RopeAngles { sin: angles(), cos: angles() };
         let positions = Vec::with_capacity(rows);
-        Buffers { residual, branch, q, k, v, attention, gate, up, head, logits, angles, positions }
+        let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
+        Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions }
     }
 
     /// Bytes that [`Buffers::new`] reserves.
@@ -100,14 +130,46 @@ impl Buffers {
         // Sine and cosine of half the rotated dimensions; a position.
         let per_row = per_row.iter().sum::<usize>() + h.rope.dims + 1;
         let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
-        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits)
+        let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
+        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(routed)
     }
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
-        let Buffers { residual, branch, q, k, v, attention, gate, up, head, logits, angles, positions } = self;
+        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions } = self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
         let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
-        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity())
+        let routed = routed.as_ref().map_or(0, Routed::reserved);
+        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + routed
+    }
+}
+
+/// Widths of [`Routed`]'s rows: one for each row of the step, then one for each pair.
+fn routed_widths(h: &Hparams, routing: &Routing) -> ([usize; 3], [usize; 3]) {
+    let shared = if routing.shared_d_ff > 0 { [h.d_model, 1] } else { [0, 0] };
+    ([routing.experts, shared[0], shared[1]], [routing.d_ff, routing.d_ff, h.d_model])
+}
+
+impl Routed {
+    fn new(h: &Hparams, routing: &Routing, rows: usize) -> Routed {
+        let (per_row, per_pair) = routed_widths(h, routing);
+        let [scores, shared, shared_gate] = per_row.map(|width| Buffer::new(rows, width));
+        let [gate, up, down] = per_pair.map(|width| Buffer::new(rows * routing.used, width));
+        let routes = Routes::with_capacity(&rule(routing), rows);
+        Routed { scores, routes, gate, up, down, shared, shared_gate }
+    }
+
+    fn bytes(h: &Hparams, routing: &Routing, rows: usize) -> u64 {
+        let (per_row, per_pair) = routed_widths(h, routing);
+        let pairs = (rows as u64).saturating_mul(routing.used as u64);
+        let per_row = f32_bytes(per_row.iter().sum()).saturating_mul(rows as u64);
+        let per_pair = f32_bytes(per_pair.iter().sum()).saturating_mul(pairs);
+        per_row.saturating_add(per_pair).saturating_add(Routes::bytes(&rule(routing), rows))
+    }
+
+    fn reserved(&self) -> u64 {
+        let Routed { scores, routes, gate, up, down, shared, shared_gate } = self;
+        let elements: usize = [scores, gate, up, down, shared, shared_gate].iter().map(|b| b.data.capacity()).sum();
+        f32_bytes(elements) + routes.reserved()
     }
 }

@@ -4,20 +4,20 @@
 use super::buffers::Buffers;
 use super::kv::KvCache;
 use super::{Batch, Executor};
-use crate::model::{Attention, Ffn, Hparams, Linear};
+use crate::model::{Attention, FeedForward, Ffn, Hparams, Linear};
 use crate::ops::{self, MatMul, RopeTable, SeqSlice, Tensor, cpu};
 
 /// What every block of a step needs besides its weights.
-struct Step<'a> {
-    hparams: &'a Hparams,
-    cpu: &'a cpu::Cpu,
-    scratch: &'a mut cpu::Scratch,
+pub(super) struct Step<'a> {
+    pub(super) hparams: &'a Hparams,
+    pub(super) cpu: &'a cpu::Cpu,
+    pub(super) scratch: &'a mut cpu::Scratch,
     rope: &'a RopeTable,
     kv: &'a mut KvCache,
-    buffers: &'a mut Buffers,
+    pub(super) buffers: &'a mut Buffers,
     seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
-    rows: usize,
+    pub(super) rows: usize,
 }
 
 impl Executor {
@@ -44,7 +44,11 @@ impl Executor {
             step.attention(index, &layer.attention);
             step.add_branch();
             step.norm(&layer.ffn_norm);
-            step.feed_forward(&layer.ffn);
+            match (&layer.ffn, &hparams.routing) {
+                (FeedForward::Dense(ffn), _) => step.feed_forward(ffn),
+                (FeedForward::Experts(experts), Some(routing)) => step.routed(experts, routing),
+                (FeedForward::Experts(_), None) => unreachable!("experts are bound by their routing"),
+            }
             step.add_branch();
             after_layer();
         }
@@ -102,7 +106,8 @@ impl Step<'_> {
     fn feed_forward(&mut self, weights: &Ffn<Tensor>) {
         let Step { cpu, scratch, rows, .. } = self;
         let Buffers { branch, gate, up, .. } = &mut *self.buffers;
-        let (branch, gate, up) = (branch.rows(*rows), gate.rows(*rows), up.rows(*rows));
+        let d_ff = weights.gate.weight.rows;
+        let (branch, gate, up) = (branch.rows(*rows), gate.narrow(*rows, d_ff), up.narrow(*rows, d_ff));
         cpu.matmul(branch, &mut [product(&weights.gate, gate), product(&weights.up, up)], scratch);
         cpu.silu_mul(gate, up);
         cpu.matmul(gate, &mut [product(&weights.down, branch)], scratch);
@@ -126,6 +131,6 @@ impl Step<'_> {
     }
 }
 
-fn product<'a>(linear: &'a Linear<Tensor>, out: &'a mut [f32]) -> MatMul<'a> {
+pub(super) fn product<'a>(linear: &'a Linear<Tensor>, out: &'a mut [f32]) -> MatMul<'a> {
     MatMul { weight: &linear.weight, bias: linear.bias.as_ref(), out }
 }

@@ -7,21 +7,36 @@ use crate::model::Hparams;
 use crate::ops::{KvLayer, KvShape};
 use crate::quant::DType;
 
-/// Element type of the KV cache.
+/// Element type of the KV cache. The quantised ones need head sizes that are multiples of 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// Half precision: the default.
     #[default]
     F16,
+    /// The upper half of a single: more range, less precision.
+    Bf16,
+    /// Eight bits and a scale per 32: half of F16's memory.
+    Q8_0,
+    /// Four bits, a scale and a minimum per 32: a third.
+    Q4_1,
+    /// Four bits and a scale per 32: the least memory.
+    Q4_0,
     /// Single precision: twice the memory, for comparisons.
     F32,
 }
 
 impl KvType {
-    /// `f16` or `f32`.
+    /// All of them.
+    pub const ALL: [KvType; 6] = [KvType::F16, KvType::Bf16, KvType::Q8_0, KvType::Q4_1, KvType::Q4_0, KvType::F32];
+
+    /// As settings name it, e.g. `q8_0`.
     pub fn name(self) -> &'static str {
         match self {
             KvType::F16 => "f16",
+            KvType::Bf16 => "bf16",
+            KvType::Q8_0 => "q8_0",
+            KvType::Q4_1 => "q4_1",
+            KvType::Q4_0 => "q4_0",
             KvType::F32 => "f32",
         }
     }
@@ -29,7 +44,30 @@ impl KvType {
     fn dtype(self) -> DType {
         match self {
             KvType::F16 => DType::F16,
+            KvType::Bf16 => DType::BF16,
+            KvType::Q8_0 => DType::Q8_0,
+            KvType::Q4_1 => DType::Q4_1,
+            KvType::Q4_0 => DType::Q4_0,
             KvType::F32 => DType::F32,
+        }
+    }
+
+    /// Whether a model's heads suit the type.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] when they do not.
+    pub fn check(self, model: &Hparams) -> Result<(), Error> {
+        Ok(self.shape(model).check()?)
+    }
+
+    /// One layer's cache of a model.
+    pub(super) fn shape(self, model: &Hparams) -> KvShape {
+        KvShape {
+            kv_heads: model.kv_heads,
+            key_dim: model.key_dim,
+            value_dim: model.value_dim,
+            key_type: self.dtype(),
+            value_type: self.dtype(),
         }
     }
 }
@@ -38,23 +76,17 @@ impl std::str::FromStr for KvType {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "f16" => Ok(KvType::F16),
-            "f32" => Ok(KvType::F32),
-            other => Err(format!("KV cache type `{other}` is unknown; use f16 or f32")),
-        }
+        let names = || KvType::ALL.map(KvType::name).join(", ");
+        let found = KvType::ALL.into_iter().find(|kv_type| kv_type.name() == name);
+        found.ok_or_else(|| format!("KV cache type `{name}` is unknown; use one of: {}", names()))
     }
 }
 
-/// Bytes of a cache of `blocks` blocks for all layers of `model`.
+/// Bytes of a cache of `blocks` blocks for all layers of `model`. Exact.
 pub fn kv_bytes(model: &Hparams, kv_type: KvType, blocks: usize) -> u64 {
-    let shape = shape(model, kv_type);
+    let shape = kv_type.shape(model);
     let per_block = (shape.key_block_bytes() + shape.value_block_bytes()) as u64;
     per_block.saturating_mul(model.layers as u64).saturating_mul(blocks as u64)
-}
-
-fn shape(model: &Hparams, kv_type: KvType) -> KvShape {
-    KvShape { kv_heads: model.kv_heads, key_dim: model.key_dim, value_dim: model.value_dim, dtype: kv_type.dtype() }
 }
 
 /// Keys and values of all layers: for each layer its keys, then its values, laid out as [`KvShape`] says.
@@ -67,9 +99,10 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Reserves `blocks` blocks for each layer.
     pub(super) fn new(model: &Hparams, kv_type: KvType, blocks: usize) -> Result<KvCache, Error> {
+        kv_type.check(model)?;
         let bytes = usize::try_from(kv_bytes(model, kv_type, blocks)).unwrap_or(usize::MAX);
         let memory = Mapping::new(bytes).map_err(|source| Error::Kv { bytes, source })?;
-        Ok(KvCache { memory, shape: shape(model, kv_type), blocks })
+        Ok(KvCache { memory, shape: kv_type.shape(model), blocks })
     }
 
     /// Bytes reserved.

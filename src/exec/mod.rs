@@ -6,6 +6,7 @@
 //! prompt was cut into chunks.
 
 mod buffers;
+mod experts;
 mod forward;
 mod kv;
 mod rope;

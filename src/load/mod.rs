@@ -76,7 +76,10 @@ impl Source {
         let looked_up = model.output.as_ref().map(|_| model.embedding.name.clone());
         let panel = |info: &TensorInfo| {
             let (rows, cols) = shape(info);
+            // Panels of a stack must not span two matrices.
+            let whole = info.shape.len() < 3 || info.shape[1].is_multiple_of(ROWS as u64);
             let packed = layout(info.dtype, rows, cols) == Layout::Packed && looked_up.as_ref() != Some(&info.name);
+            let packed = packed && whole;
             info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
         };
         let (placed, bytes) = jobs::lay_out(&model, panel);

@@ -39,7 +39,7 @@ impl<'a> Binder<'a> {
     ) -> Result<Option<TensorInfo>, Error> {
         let Some(tensor) = self.take(name, &[cols as u64, rows as u64])? else { return Ok(None) };
         if !tensor.dtype.is_supported() {
-            return Err(wrong_type(&tensor, "this build has no decoder for it; choose another quantisation"));
+            return Err(undecodable(&tensor));
         }
         // Left out it would be a silent error: the weights are off by that factor.
         let scale = name.strip_suffix("weight").map(|stem| format!("{stem}scale"));
@@ -61,7 +61,7 @@ impl<'a> Binder<'a> {
     pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<TensorInfo>, Error> {
         let Some(tensor) = self.take(name, &[len as u64])? else { return Ok(None) };
         if tensor.dtype != DType::F32 {
-            return Err(wrong_type(&tensor, "norms, biases and factors must be F32"));
+            return Err(wrong_type(&tensor, NOT_F32));
         }
         Ok(Some(tensor))
     }
@@ -81,6 +81,37 @@ impl<'a> Binder<'a> {
             return Err(missing(&bias_name));
         }
         Ok(Linear { weight, bias: found })
+    }
+
+    /// `{name}.weight`, `matrices` of `[rows, cols]`, with `{name}.bias` `[matrices, rows]` where the file has it.
+    pub(super) fn stack(
+        &mut self,
+        name: &str,
+        matrices: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Linear<TensorInfo>, Error> {
+        self.optional_stack(name, matrices, rows, cols)?.ok_or_else(|| missing(&format!("{name}.weight")))
+    }
+
+    /// As [`Binder::stack`], `None` where the file has no such weight.
+    pub(super) fn optional_stack(
+        &mut self,
+        name: &str,
+        matrices: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Linear<TensorInfo>>, Error> {
+        let [matrices, rows, cols] = [matrices, rows, cols].map(|n| n as u64);
+        let Some(weight) = self.take(&format!("{name}.weight"), &[cols, rows, matrices])? else { return Ok(None) };
+        if !weight.dtype.is_supported() {
+            return Err(undecodable(&weight));
+        }
+        let bias = self.take(&format!("{name}.bias"), &[rows, matrices])?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.dtype != DType::F32) {
+            return Err(wrong_type(bias, NOT_F32));
+        }
+        Ok(Some(Linear { weight, bias }))
     }
 
     /// The tensor of that name, its shape checked. Trailing dimensions of 1 do not count.
@@ -105,6 +136,12 @@ impl<'a> Binder<'a> {
 
 fn missing(name: &str) -> Error {
     Error::MissingTensor { tensor: name.into() }
+}
+
+const NOT_F32: &str = "norms, biases and factors must be F32";
+
+fn undecodable(tensor: &TensorInfo) -> Error {
+    wrong_type(tensor, "this build has no decoder for it; choose another quantisation")
 }
 
 fn wrong_type(tensor: &TensorInfo, problem: &'static str) -> Error {

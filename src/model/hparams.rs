@@ -1,6 +1,6 @@
 //! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
 
-use super::{Architecture, Error, Hparams, Rope, RopeKind, RopeScaling};
+use super::{Architecture, Error, Gating, Hparams, Rope, RopeKind, RopeScaling, Routing};
 use crate::gguf::{File, FromValue, Metadata};
 
 /// The keys of one architecture.
@@ -19,7 +19,13 @@ pub(super) fn architecture(metadata: &Metadata) -> Result<Architecture, Error> {
 pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, Error> {
     let keys = Keys { metadata: &file.metadata, prefix: architecture.name() };
     keys.refuse_unsupported()?;
-    let layers = keys.positive("block_count")?;
+    let blocks = keys.positive("block_count")?;
+    // Layers for predicting further tokens stand at the end; they are not run.
+    let further = keys.get::<u32>("nextn_predict_layers")?.unwrap_or(0) as usize;
+    if further >= blocks {
+        return Err(keys.bad("nextn_predict_layers", further, format!("there are only {blocks} blocks")));
+    }
+    let layers = blocks - further;
     if layers > file.tensors.len() {
         let problem = format!("the file has only {} tensors", file.tensors.len());
         return Err(keys.bad("block_count", layers, problem));
@@ -34,6 +40,8 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
     let key_dim = keys.head_dim("attention.key_length", d_model, heads)?;
     let value_dim = keys.head_dim("attention.value_length", d_model, heads)?;
     let context = keys.positive("context_length")?;
+    let routing = keys.routing(architecture)?;
+    let all_routed = routing.as_ref().is_some_and(|routing| routing.dense_layers == 0);
     Ok(Hparams {
         architecture,
         name: file.metadata.get_str("general.name")?.unwrap_or(architecture.name()).to_owned(),
@@ -43,7 +51,8 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         kv_heads,
         key_dim,
         value_dim,
-        d_ff: keys.positive("feed_forward_length")?,
+        d_ff: if all_routed { 0 } else { keys.positive("feed_forward_length")? },
+        routing,
         vocab: keys.vocab()?,
         context,
         rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
@@ -131,9 +140,6 @@ impl<'a> Keys<'a> {
 
     /// Variants of these architectures whose results would be wrong if their keys were ignored.
     fn refuse_unsupported(&self) -> Result<(), Error> {
-        if let Some(experts @ 1..) = self.get::<u32>("expert_count")? {
-            return Err(self.bad("expert_count", experts, "mixture-of-experts layers are not supported"));
-        }
         if let Some(false) = self.get::<bool>("attention.causal")? {
             return Err(self.bad(
                 "attention.causal",
@@ -142,6 +148,57 @@ impl<'a> Keys<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// The routing of an architecture with experts; `None` for a dense model, which may be a llama or not.
+    fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
+        let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
+        match (architecture, experts) {
+            (Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3, 0) => return Ok(None),
+            (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
+            (Architecture::Qwen2 | Architecture::Qwen3, _) => {
+                return Err(self.bad("expert_count", experts, "this architecture has no experts"));
+            }
+            _ => {}
+        }
+        let used = self.positive("expert_used_count")?;
+        if used > experts {
+            return Err(self.bad("expert_used_count", used, format!("there are only {experts} experts")));
+        }
+        let d_ff = match self.optional_positive("expert_feed_forward_length")? {
+            Some(d_ff) => d_ff,
+            // Mixtral's files have no key of its own for the experts.
+            None => self.positive("feed_forward_length")?,
+        };
+        let shared_d_ff = match self.optional_positive("expert_shared_feed_forward_length")? {
+            Some(d_ff) => d_ff,
+            None => self.get::<u32>("expert_shared_count")?.unwrap_or(0) as usize * d_ff,
+        };
+        let scale = match self.get::<f32>("expert_weights_scale")? {
+            None | Some(0.0) => 1.0,
+            Some(_) => self.positive_float("expert_weights_scale", None)?,
+        };
+        Ok(Some(Routing {
+            experts,
+            used,
+            d_ff,
+            shared_d_ff,
+            dense_layers: self.get::<u32>("leading_dense_block_count")?.unwrap_or(0) as usize,
+            gating: self.gating()?,
+            normalise: self.get("expert_weights_norm")?.unwrap_or(architecture != Architecture::Qwen2Moe),
+            scale,
+            groups: 1,
+            groups_used: 1,
+        }))
+    }
+
+    fn gating(&self) -> Result<Gating, Error> {
+        match self.get::<u32>("expert_gating_func")?.unwrap_or(0) {
+            0 | 1 => Ok(Gating::Softmax),
+            2 => Ok(Gating::Sigmoid),
+            3 => Ok(Gating::SoftmaxOfChosen),
+            other => Err(self.bad("expert_gating_func", other, "1 (softmax), 2 (sigmoid) and 3 are supported")),
+        }
     }
 
     fn rope(&self, architecture: Architecture, key_dim: usize, context: usize) -> Result<Rope, Error> {
@@ -153,7 +210,7 @@ impl<'a> Keys<'a> {
         Ok(Rope {
             kind: match architecture {
                 Architecture::Llama => RopeKind::Norm,
-                Architecture::Qwen2 | Architecture::Qwen3 => RopeKind::Neox,
+                _ => RopeKind::Neox,
             },
             dims,
             base: self.positive_float("rope.freq_base", Some(10_000.0))?,

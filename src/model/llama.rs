@@ -1,9 +1,10 @@
 //! `llama`: Llama 1 to 3.x, Mistral, SmolLM and all that share their block: RMS norm, grouped-query attention with
 //! interleaved rotary embedding, SwiGLU. Llama 3.1 and later bring frequency factors, some fine-tunes biases, small
-//! ones a tied output.
+//! ones a tied output, Mixtral routed experts.
 
 use super::binder::{Bias, Binder};
-use super::{Attention, Error, Ffn, Hparams, Layer, Model};
+use super::experts::{SharedGate, feed_forward};
+use super::{Attention, Error, Hparams, Layer, Model};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -32,10 +33,6 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             k_norm: None,
         },
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
-        ffn: Ffn {
-            gate: b.linear(&at("ffn_gate"), h.d_ff, h.d_model, Bias::Optional)?,
-            up: b.linear(&at("ffn_up"), h.d_ff, h.d_model, Bias::Optional)?,
-            down: b.linear(&at("ffn_down"), h.d_model, h.d_ff, Bias::Optional)?,
-        },
+        ffn: feed_forward(b, h, i, SharedGate::None)?,
     })
 }

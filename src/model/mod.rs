@@ -6,14 +6,18 @@
 
 mod binder;
 mod error;
+mod experts;
+mod glm4;
 mod hparams;
 mod llama;
+mod minimax;
 mod qwen2;
 mod qwen3;
 pub mod report;
 mod walk;
 
 pub use error::Error;
+pub use experts::{Experts, Gating, Routing, Shared};
 pub use walk::Matrix;
 
 use crate::gguf::{File, TensorInfo};
@@ -23,21 +27,37 @@ use binder::Binder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Architecture {
+    Glm4Moe,
     Llama,
+    MinimaxM2,
     Qwen2,
+    Qwen2Moe,
     Qwen3,
+    Qwen3Moe,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
+    pub const ALL: [Architecture; 7] = [
+        Architecture::Glm4Moe,
+        Architecture::Llama,
+        Architecture::MinimaxM2,
+        Architecture::Qwen2,
+        Architecture::Qwen2Moe,
+        Architecture::Qwen3,
+        Architecture::Qwen3Moe,
+    ];
 
     /// As `general.architecture` has it, and as the prefix of its keys.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::Glm4Moe => "glm4moe",
             Architecture::Llama => "llama",
+            Architecture::MinimaxM2 => "minimax-m2",
             Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen2Moe => "qwen2moe",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen3Moe => "qwen3moe",
         }
     }
 
@@ -60,9 +80,11 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
     let mut model = match architecture {
+        Architecture::Glm4Moe => glm4::bind(&mut binder, hparams),
         Architecture::Llama => llama::bind(&mut binder, hparams),
-        Architecture::Qwen2 => qwen2::bind(&mut binder, hparams),
-        Architecture::Qwen3 => qwen3::bind(&mut binder, hparams),
+        Architecture::MinimaxM2 => minimax::bind(&mut binder, hparams),
+        Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::bind(&mut binder, hparams),
+        Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::bind(&mut binder, hparams),
     }?;
     model.ignored = binder.unused();
     Ok(model)
@@ -129,8 +151,10 @@ pub struct Hparams {
     pub key_dim: usize,
     /// Dimensions of a value head.
     pub value_dim: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the dense feed-forward layers; 0 where all layers are routed.
     pub d_ff: usize,
+    /// Mixture of experts.
+    pub routing: Option<Routing>,
     /// Rows of the embedding.
     pub vocab: usize,
     /// Context the model was trained for, tokens.
@@ -172,7 +196,16 @@ pub struct Layer<T> {
     /// `ffn_norm.weight` `[d_model]`.
     pub ffn_norm: T,
     /// Feed-forward.
-    pub ffn: Ffn<T>,
+    pub ffn: FeedForward<T>,
+}
+
+/// Feed-forward of a block.
+#[derive(Clone, Debug)]
+pub enum FeedForward<T> {
+    /// Every token passes all of it.
+    Dense(Ffn<T>),
+    /// Each token passes some experts.
+    Experts(Box<Experts<T>>),
 }
 
 /// Grouped-query attention.
@@ -186,9 +219,9 @@ pub struct Attention<T> {
     pub v: Linear<T>,
     /// `[d_model, heads * value_dim]`.
     pub output: Linear<T>,
-    /// `attn_q_norm.weight` `[key_dim]`, Qwen3.
+    /// `attn_q_norm.weight` `[key_dim]`, over each head, or `[heads * key_dim]`, over all of them.
     pub q_norm: Option<T>,
-    /// `attn_k_norm.weight` `[key_dim]`, Qwen3.
+    /// `attn_k_norm.weight`, likewise.
     pub k_norm: Option<T>,
 }
 

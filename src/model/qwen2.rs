@@ -1,7 +1,9 @@
-//! `qwen2`: Qwen2, Qwen2.5 and Qwen2.5-Coder, dense: llama's block with biases on q, k and v and the NeoX pairing.
+//! `qwen2`: Qwen2, Qwen2.5 and Qwen2.5-Coder: llama's block with biases on q, k and v and the NeoX pairing. `qwen2moe`
+//! (Qwen1.5-MoE, Qwen2-57B-A14B): the same with routed experts, and shared ones behind a gate.
 
 use super::binder::{Bias, Binder};
-use super::{Attention, Error, Ffn, Hparams, Layer, Model};
+use super::experts::{SharedGate, feed_forward};
+use super::{Attention, Error, Hparams, Layer, Model};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -30,10 +32,6 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             k_norm: None,
         },
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
-        ffn: Ffn {
-            gate: b.linear(&at("ffn_gate"), h.d_ff, h.d_model, Bias::Optional)?,
-            up: b.linear(&at("ffn_up"), h.d_ff, h.d_model, Bias::Optional)?,
-            down: b.linear(&at("ffn_down"), h.d_model, h.d_ff, Bias::Optional)?,
-        },
+        ffn: feed_forward(b, h, i, SharedGate::Sigmoid)?,
     })
 }

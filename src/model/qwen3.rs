@@ -1,8 +1,9 @@
-//! `qwen3`: Qwen3, dense: no biases on q, k and v but an RMS norm over each head of q and k, heads of their own width,
-//! the NeoX pairing.
+//! `qwen3`: Qwen3: no biases on q, k and v but an RMS norm over each head of q and k, heads of their own width, the NeoX
+//! pairing. `qwen3moe` (Qwen3-30B-A3B, Qwen3-Coder, 235B-A22B): the same with routed experts.
 
 use super::binder::{Bias, Binder};
-use super::{Attention, Error, Ffn, Hparams, Layer, Model};
+use super::experts::{SharedGate, feed_forward};
+use super::{Attention, Error, Hparams, Layer, Model};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -31,10 +32,6 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             k_norm: Some(b.vector(&at("attn_k_norm.weight"), h.key_dim)?),
         },
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
-        ffn: Ffn {
-            gate: b.linear(&at("ffn_gate"), h.d_ff, h.d_model, Bias::Optional)?,
-            up: b.linear(&at("ffn_up"), h.d_ff, h.d_model, Bias::Optional)?,
-            down: b.linear(&at("ffn_down"), h.d_model, h.d_ff, Bias::Optional)?,
-        },
+        ffn: feed_forward(b, h, i, SharedGate::None)?,
     })
 }

@@ -1,7 +1,7 @@
 //! Going through all tensors of a model in one place, so that a new field is forgotten nowhere: `load` maps them, plans
 //! and reports sum over them.
 
-use super::{Attention, Ffn, Hparams, Layer, Linear, Model};
+use super::{Attention, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Model, Shared};
 use crate::gguf::TensorInfo;
 use crate::quant::DType;
 use std::convert::Infallible;
@@ -134,12 +134,79 @@ impl<T> Attention<T> {
     }
 }
 
+/// Paths of a matrix and of its bias.
+type Paths = [&'static str; 2];
+
+impl<T> FeedForward<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<FeedForward<U>, E> {
+        const DENSE: [Paths; 3] = [
+            ["layers.ffn.gate.weight", "layers.ffn.gate.bias"],
+            ["layers.ffn.up.weight", "layers.ffn.up.bias"],
+            ["layers.ffn.down.weight", "layers.ffn.down.bias"],
+        ];
+        Ok(match self {
+            FeedForward::Dense(ffn) => FeedForward::Dense(ffn.try_map(DENSE, f)?),
+            FeedForward::Experts(experts) => FeedForward::Experts(Box::new(experts.try_map(f)?)),
+        })
+    }
+
+    fn as_ref(&self) -> FeedForward<&T> {
+        match self {
+            FeedForward::Dense(ffn) => FeedForward::Dense(ffn.as_ref()),
+            FeedForward::Experts(experts) => FeedForward::Experts(Box::new(Experts::as_ref(experts))),
+        }
+    }
+}
+
+impl<T> Experts<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Experts<U>, E> {
+        let gate = ["layers.experts.gate.weight", "layers.experts.gate.bias"];
+        Ok(Experts {
+            router: self.router.try_map(["layers.experts.router.weight", "layers.experts.router.bias"], f)?,
+            choice_bias: self.choice_bias.map(|t| f("layers.experts.choice_bias", t)).transpose()?,
+            gate: self.gate.map(|t| t.try_map(gate, f)).transpose()?,
+            up: self.up.try_map(["layers.experts.up.weight", "layers.experts.up.bias"], f)?,
+            down: self.down.try_map(["layers.experts.down.weight", "layers.experts.down.bias"], f)?,
+            shared: self.shared.map(|t| t.try_map(f)).transpose()?,
+        })
+    }
+
+    fn as_ref(&self) -> Experts<&T> {
+        Experts {
+            router: self.router.as_ref(),
+            choice_bias: self.choice_bias.as_ref(),
+            gate: self.gate.as_ref().map(Linear::as_ref),
+            up: self.up.as_ref(),
+            down: self.down.as_ref(),
+            shared: self.shared.as_ref().map(|s| Shared { ffn: s.ffn.as_ref(), gate: s.gate.as_ref() }),
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Shared<U>, E> {
+        const SHARED: [Paths; 3] = [
+            ["layers.experts.shared.gate.weight", "layers.experts.shared.gate.bias"],
+            ["layers.experts.shared.up.weight", "layers.experts.shared.up.bias"],
+            ["layers.experts.shared.down.weight", "layers.experts.shared.down.bias"],
+        ];
+        Ok(Shared {
+            ffn: self.ffn.try_map(SHARED, f)?,
+            gate: self.gate.map(|t| f("layers.experts.shared.gate", t)).transpose()?,
+        })
+    }
+}
+
 impl<T> Ffn<T> {
-    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Ffn<U>, E> {
+    fn try_map<U, E>(
+        self,
+        paths: [Paths; 3],
+        f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
+    ) -> Result<Ffn<U>, E> {
         Ok(Ffn {
-            gate: self.gate.try_map(["layers.ffn.gate.weight", "layers.ffn.gate.bias"], f)?,
-            up: self.up.try_map(["layers.ffn.up.weight", "layers.ffn.up.bias"], f)?,
-            down: self.down.try_map(["layers.ffn.down.weight", "layers.ffn.down.bias"], f)?,
+            gate: self.gate.try_map(paths[0], f)?,
+            up: self.up.try_map(paths[1], f)?,
+            down: self.down.try_map(paths[2], f)?,
         })
     }
 
@@ -151,7 +218,7 @@ impl<T> Ffn<T> {
 impl<T> Linear<T> {
     fn try_map<U, E>(
         self,
-        [weight, bias]: [&'static str; 2],
+        [weight, bias]: Paths,
         f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
     ) -> Result<Linear<U>, E> {
         Ok(Linear { weight: f(weight, self.weight)?, bias: self.bias.map(|t| f(bias, t)).transpose()? })

@@ -5,19 +5,20 @@
 //! not fit are the caller's mistake and panic with the numbers; a model's shapes are checked when it is bound.
 
 pub mod cpu;
+mod experts;
+mod kv;
 pub mod profile;
 pub mod reference;
 mod rope;
 mod tensor;
 
+pub use experts::{ExpertInput, ExpertMatMul, Gating, MAX_GROUPS, RouteRule, Routes};
+pub use kv::{KV_BLOCK, KV_GROUP, KvLayer, KvShape};
 pub use rope::{RopeAngles, RopePairing, RopeTable};
 pub use tensor::Tensor;
 
 use crate::quant::DType;
 use std::ops::Range;
-
-/// Tokens per block of the paged KV cache.
-pub const KV_BLOCK: usize = 32;
 
 /// Why an operation cannot be set up. What is checked once at load time is an error; what only a bug can cause panics.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,16 @@ pub enum Error {
         /// Its type.
         dtype: DType,
     },
+    /// A type that the KV cache cannot have.
+    #[error(
+        "a KV cache of type {dtype} is not possible with {dim} dimensions per head; use f16, bf16 or f32, or q8_0, q4_0 or q4_1 where the dimensions are a multiple of 32"
+    )]
+    KvType {
+        /// The type.
+        dtype: DType,
+        /// Dimensions of a head's key or value.
+        dim: usize,
+    },
     /// A type without blocks was said to be packed.
     #[error("tensor {name}: {dtype} is not packed; only types with blocks are")]
     NotPacked {
@@ -123,51 +134,6 @@ impl MatMul<'_> {
     }
 }
 
-/// Shape of one layer's paged cache. Keys: `[blocks, kv_heads, KV_BLOCK, key_dim]`, values likewise with `value_dim`, so
-/// that one head's keys of one block are contiguous.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Dimensions of a key.
-    pub key_dim: usize,
-    /// Dimensions of a value.
-    pub value_dim: usize,
-    /// F32 or F16.
-    pub dtype: DType,
-}
-
-impl KvShape {
-    /// Bytes of one cached element.
-    pub fn element_bytes(&self) -> usize {
-        match self.dtype {
-            DType::F32 => 4,
-            DType::F16 => 2,
-            other => panic!("a KV cache holds F32 or F16, not {other}"),
-        }
-    }
-
-    /// Bytes of the keys of one block.
-    pub fn key_block_bytes(&self) -> usize {
-        self.kv_heads * KV_BLOCK * self.key_dim * self.element_bytes()
-    }
-
-    /// Bytes of the values of one block.
-    pub fn value_block_bytes(&self) -> usize {
-        self.kv_heads * KV_BLOCK * self.value_dim * self.element_bytes()
-    }
-}
-
-/// One layer's cache.
-pub struct KvLayer<'a> {
-    /// Shape.
-    pub shape: KvShape,
-    /// Keys of all blocks.
-    pub keys: &'a mut [u8],
-    /// Values of all blocks.
-    pub values: &'a mut [u8],
-}
-
 /// One sequence's part of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct SeqSlice<'a> {
@@ -202,8 +168,7 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// Bytes that must move: queries, outputs, and each sequence's visible keys and values once.
     pub fn bytes_moved(&self) -> u64 {
-        let shape = &self.kv.shape;
-        let per_position = (shape.kv_heads * (shape.key_dim + shape.value_dim) * shape.element_bytes()) as u64;
+        let per_position = self.kv.shape.token_bytes() as u64;
         let positions: u64 =
             self.seqs.iter().map(|s| (s.start + s.rows - visible_from(s.start, self.window)) as u64).sum();
         positions * per_position + f32_bytes(self.q.len() + self.out.len())
@@ -278,6 +243,5 @@ pub fn elementwise_bytes(n: usize, operands: usize) -> u64 {
 
 /// Bytes that [`cpu::Cpu::kv_write`] moves for `tokens` new tokens.
 pub fn kv_write_bytes(shape: &KvShape, tokens: usize) -> u64 {
-    let elements = tokens * shape.kv_heads * (shape.key_dim + shape.value_dim);
-    f32_bytes(elements) + (elements * shape.element_bytes()) as u64
+    f32_bytes(tokens * shape.kv_heads * (shape.key_dim + shape.value_dim)) + (tokens * shape.token_bytes()) as u64
 }

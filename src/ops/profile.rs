@@ -1,7 +1,7 @@
 //! Where a step's time goes: an observer that the backend tells of each operation. Off, it costs one load of a flag per
 //! operation; on, two looks at the clock. Called by the backends; read through [`super::cpu::Cpu::take_profile`].
 
-use super::{Attention, KvLayer, MatMul, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
+use super::{Attention, ExpertMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -58,6 +58,17 @@ impl Work {
         }
     }
 
+    /// Of products with experts.
+    pub(crate) fn expert_matmul(jobs: &[ExpertMatMul<'_>], routes: &Routes) -> Work {
+        Work {
+            op: "expert_matmul",
+            weights: jobs.iter().map(|job| short_name(&job.weight.name)).collect::<Vec<_>>().join(" "),
+            types: types(jobs.iter().map(|job| job.weight)),
+            bytes: jobs.iter().map(|job| job.bytes_moved(routes)).sum(),
+            operations: jobs.iter().map(|job| job.operations(routes)).sum(),
+        }
+    }
+
     /// Of an embedding look-up.
     pub(crate) fn embed(table: &Tensor, tokens: usize) -> Work {
         let bytes = embed_bytes(table, tokens);
@@ -66,14 +77,14 @@ impl Work {
 
     /// Of attention.
     pub(crate) fn attention(args: &Attention<'_>) -> Work {
-        let (weights, types) = (String::new(), args.kv.shape.dtype.name().into());
+        let (weights, types) = (String::new(), args.kv.shape.key_type.name().into());
         Work { op: "attention", weights, types, bytes: args.bytes_moved(), operations: args.operations() }
     }
 
     /// Of writing new keys and values.
     pub(crate) fn kv_write(kv: &KvLayer<'_>, tokens: usize) -> Work {
         let bytes = kv_write_bytes(&kv.shape, tokens);
-        Work { op: "kv_write", weights: String::new(), types: kv.shape.dtype.name().into(), bytes, operations: 0 }
+        Work { op: "kv_write", weights: String::new(), types: kv.shape.key_type.name().into(), bytes, operations: 0 }
     }
 
     /// Of an element-wise operation over `n` activations.

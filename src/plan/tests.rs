@@ -20,6 +20,7 @@ fn model() -> Hparams {
         rms_eps: 1e-5,
         rope: Rope { kind: RopeKind::Norm, dims: 128, base: 500_000.0, scaling: RopeScaling::None },
         window: None,
+        routing: None,
     }
 }
 

@@ -85,6 +85,34 @@ async fn doctor_has_a_line_per_check_and_an_exit_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tune_shows_applies_and_rolls_back() {
+    let (nowhere, directory) = (Path::new("/nonexistent/omni.sock"), tempfile::tempdir().unwrap());
+    let swappiness = directory.path().join("proc/sys/vm/swappiness");
+    std::fs::create_dir_all(swappiness.parent().unwrap()).unwrap();
+    std::fs::write(&swappiness, "60\n").unwrap();
+    let value = || std::fs::read_to_string(&swappiness).unwrap().trim().to_string();
+    let root = directory.path().to_str().unwrap();
+    let tune = async |more: &[&str]| run(nowhere, &[&["tune", "--root", root], more].concat(), "").await;
+    let done = tune(&[]).await;
+    assert!(
+        done.code == 0 && plain(&done) && done.out.contains("vm.swappiness: 60 -> 1  (Weights are read"),
+        "{done:?}"
+    );
+    assert!(done.out.ends_with("nothing was changed; omnictl tune --apply does it\n") && value() == "60", "{done:?}");
+    let done = tune(&["--apply", "--json"]).await;
+    assert!(done.code == 0 && json(&done)["plan"]["changes"][0]["what"] == "vm.swappiness", "{done:?}");
+    assert_eq!(value(), "1");
+    assert_eq!(tune(&["--apply"]).await.out, "nothing to change\n");
+    assert_eq!(tune(&["--rollback"]).await.out, "restored /etc/sysctl.d/60-omni-inferd.conf\nrestored vm.swappiness\n");
+    assert_eq!(value(), "60");
+    assert_eq!(tune(&["--rollback"]).await.out, "nothing was changed, nothing to take back\n");
+    assert_eq!(tune(&["--apply", "--rollback"]).await.code, 2);
+    let config = directory.path().join("wrong.toml");
+    std::fs::write(&config, "x = 1").unwrap();
+    assert_eq!(tune(&["--config", config.to_str().unwrap()]).await.code, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn load_waits_until_ready() {
     let fake = Fake::start();
     let done = fake.run(&["load", "spare"]).await;

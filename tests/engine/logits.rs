@@ -92,7 +92,7 @@ fn f32_models_of_each_architecture_agree_with_llama_cpp() {
 fn f32_models_of_each_architecture_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     assert!(ids.len() >= 64);
-    for name in ["llama", "qwen2", "qwen3"] {
+    for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"] {
         let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
         let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{name}.npy"))).unwrap();
         let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));

@@ -6,6 +6,7 @@
 
 mod bench;
 mod cancel;
+mod kv;
 mod logits;
 mod perplexity;
 mod refusals;

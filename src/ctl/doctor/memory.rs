@@ -96,7 +96,7 @@ fn sysctls(root: &Root) -> Vec<Check> {
             None => Check::ok(id, "not in this kernel"),
             Some(value) if value == setting.value => Check::ok(id, value.to_string()),
             Some(value) => {
-                Check::warn(id, format!("{value} instead of {}", setting.value), setting.reason.clone(), TUNE)
+                Check::warn(id, format!("{value} instead of {}", setting.value), setting.reason_in_short(), TUNE)
             }
         }
     };

@@ -68,7 +68,7 @@ pub struct BackendArgs {
     /// Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host's best.
     #[arg(long, value_name = "NAME", value_parser = ISA)]
     pub isa: Option<String>,
-    /// Element type of the KV cache: f16 or f32.
+    /// Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32.
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv: KvType,
 }
@@ -109,6 +109,7 @@ struct Need {
 /// Plans and loads an opened file for one sequence.
 fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
     let model = source.bind()?;
+    cpu.backend.kv.check(&model.hparams)?;
     let wish = Wish { context: Some(need.tokens), parallel: 1 };
     let available = plan::available_memory().map_err(Error::Memory)?;
     let threads = cpu.backend.options(cpu.threads).compute_threads().map_err(exec::Error::from)?;

@@ -38,6 +38,16 @@ pub(crate) enum Format {
 pub struct Scratch {
     x32: Buffer,
     x256: Buffer,
+    /// Rows in another order.
+    gathered: Gathered,
+}
+
+/// Activations whose rows were gathered, in each format.
+#[derive(Default)]
+struct Gathered {
+    x: Vec<f32>,
+    x32: Buffer,
+    x256: Buffer,
 }
 
 /// The largest activations of each form among some products: what a [`Scratch`] for them holds.
@@ -45,6 +55,8 @@ pub struct Scratch {
 pub struct ScratchSize {
     x32: BufferSize,
     x256: BufferSize,
+    /// Rows in another order: as they are, and quantised.
+    gathered: (usize, BufferSize, BufferSize),
 }
 
 /// Elements of one format's buffers.
@@ -64,15 +76,25 @@ impl ScratchSize {
             Some(Format::Q8x32) => (&mut self.x32, 32),
             Some(Format::Q8x256) => (&mut self.x256, 256),
         };
-        let needed = BufferSize::new(tokens, cols, block);
-        size.q = size.q.max(needed.q);
-        size.d = size.d.max(needed.d);
-        size.sums = size.sums.max(needed.sums);
+        size.include(BufferSize::new(tokens, cols, block));
+    }
+
+    /// Makes room for `pairs` rows that are gathered for products with experts' matrices `[_, cols]` of `dtype`.
+    pub fn include_gathered(&mut self, dtype: DType, cols: usize, pairs: usize) {
+        let (x, x32, x256) = &mut self.gathered;
+        match format(dtype) {
+            None => {}
+            Some(Format::Float) => *x = (*x).max(pairs.saturating_mul(cols)),
+            Some(Format::Q8x32) => x32.include(BufferSize::new(pairs, cols, 32)),
+            Some(Format::Q8x256) => x256.include(BufferSize::new(pairs, cols, 256)),
+        }
     }
 
     /// Bytes of a [`Scratch`] of this size.
     pub fn bytes(&self) -> u64 {
-        self.x32.bytes().saturating_add(self.x256.bytes())
+        let (x, x32, x256) = &self.gathered;
+        let quantised = [&self.x32, &self.x256, x32, x256].iter().fold(0u64, |sum, b| sum.saturating_add(b.bytes()));
+        quantised.saturating_add((*x as u64).saturating_mul(size_of::<f32>() as u64))
     }
 }
 
@@ -82,6 +104,13 @@ impl BufferSize {
         let runs = tokens.saturating_mul(cols.div_ceil(RUN));
         let q = runs.saturating_mul(RUN);
         BufferSize { q, d: q / block, sums: q / 16 }
+    }
+
+    /// Makes room for as much.
+    fn include(&mut self, needed: BufferSize) {
+        self.q = self.q.max(needed.q);
+        self.d = self.d.max(needed.d);
+        self.sums = self.sums.max(needed.sums);
     }
 
     fn bytes(&self) -> u64 {
@@ -107,8 +136,8 @@ pub(crate) struct Acts<'a> {
     pub(crate) tokens: usize,
     /// Columns.
     pub(crate) cols: usize,
-    /// Columns of a block; 0 where nothing is quantised.
-    block_len: usize,
+    /// Columns of a block as a power of two: no kernel divides.
+    block_bits: u32,
     /// As given; `[tokens, cols]`.
     pub(crate) x: &'a [f32],
     /// 8-bit values.
@@ -124,7 +153,7 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { tokens: x.len() / cols, cols, block_len: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { tokens: x.len() / cols, cols, block_bits: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
     }
 
     /// Where in `q` a token's column stands; 16 times where in `sums`.
@@ -136,7 +165,7 @@ impl<'a> Acts<'a> {
     /// Where in `d` and `ds` a token's block stands.
     #[inline(always)]
     pub(crate) fn block(&self, token: usize, block: usize) -> usize {
-        self.column(token, block * self.block_len) / self.block_len
+        self.column(token, block << self.block_bits) >> self.block_bits
     }
 
     /// Scale of one block.
@@ -163,6 +192,19 @@ impl Buffer {
         Buffer { q: vec![0; size.q], d: vec![0.0; size.d], sums: vec![0; size.sums], ds: vec![0.0; size.d] }
     }
 
+    /// Makes room for as much.
+    fn grow(&mut self, size: &BufferSize) {
+        grow(&mut self.q, size.q);
+        grow(&mut self.d, size.d);
+        grow(&mut self.sums, size.sums);
+        grow(&mut self.ds, size.d);
+    }
+
+    fn acts<'a>(&'a self, x: &'a [f32], tokens: usize, cols: usize, block: usize) -> Acts<'a> {
+        let block_bits = block.trailing_zeros();
+        Acts { tokens, cols, block_bits, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
+    }
+
     fn reserved(&self) -> u64 {
         let Buffer { q, d, sums, ds } = self;
         (q.capacity() + size_of::<f32>() * (d.capacity() + ds.capacity()) + size_of::<i16>() * sums.capacity()) as u64
@@ -177,12 +219,16 @@ impl Scratch {
 
     /// Buffers for all products that `size` includes.
     pub fn with_size(size: &ScratchSize) -> Scratch {
-        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256) }
+        let (x, x32, x256) = &size.gathered;
+        let gathered = Gathered { x: vec![0.0; *x], x32: Buffer::new(x32), x256: Buffer::new(x256) };
+        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256), gathered }
     }
 
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
-        self.x32.reserved() + self.x256.reserved()
+        let Gathered { x, x32, x256 } = &self.gathered;
+        let x = (size_of::<f32>() * x.capacity()) as u64;
+        self.x32.reserved() + self.x256.reserved() + x32.reserved() + x256.reserved() + x
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
@@ -196,11 +242,7 @@ impl Scratch {
     ) {
         let Some((buffer, block)) = self.buffer(format) else { return };
         let (tokens, per_run) = (x.len() / cols, RUN / block);
-        let size = BufferSize::new(tokens, cols, block);
-        grow(&mut buffer.q, size.q);
-        grow(&mut buffer.d, size.d);
-        grow(&mut buffer.sums, size.sums);
-        grow(&mut buffer.ds, size.d);
+        buffer.grow(&BufferSize::new(tokens, cols, block));
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
@@ -224,13 +266,43 @@ impl Scratch {
 
     /// What [`Scratch::quantise`] made of `x`.
     pub(crate) fn acts<'a>(&'a self, x: &'a [f32], cols: usize, format: Format) -> Acts<'a> {
-        let (buffer, block) = match format {
+        let (buffer, block): (_, usize) = match format {
             Format::Float => return Acts::float(x, cols),
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
-        let tokens = x.len() / cols;
-        Acts { tokens, cols, block_len: block, x, q: &buffer.q, d: &buffer.d, sums: &buffer.sums, ds: &buffer.ds }
+        buffer.acts(x, x.len() / cols, cols, block)
+    }
+
+    /// Gathers rows of `x`, or of what [`Scratch::quantise`] made of it: row `i` of the result is row `rows[i]`.
+    pub(crate) fn gather(&mut self, x: &[f32], cols: usize, format: Format, rows: &[u32]) {
+        let (from, to, block) = match format {
+            Format::Float => {
+                let to = &mut self.gathered.x;
+                grow(to, rows.len() * cols);
+                return copy_rows(x, to, cols, 0, rows);
+            }
+            Format::Q8x32 => (&self.x32, &mut self.gathered.x32, 32),
+            Format::Q8x256 => (&self.x256, &mut self.gathered.x256, 256),
+        };
+        to.grow(&BufferSize::new(rows.len(), cols, block));
+        let (tokens, per_run) = (x.len() / cols, RUN / block);
+        for run in 0..cols.div_ceil(RUN) {
+            let (first, at) = (run * tokens, run * rows.len());
+            copy_rows(&from.q, &mut to.q[at * RUN..], RUN, first, rows);
+            copy_rows(&from.d, &mut to.d[at * per_run..], per_run, first, rows);
+            copy_rows(&from.sums, &mut to.sums[at * RUN / 16..], RUN / 16, first, rows);
+            copy_rows(&from.ds, &mut to.ds[at * per_run..], per_run, first, rows);
+        }
+    }
+
+    /// What [`Scratch::gather`] made of `tokens` rows.
+    pub(crate) fn gathered(&self, tokens: usize, cols: usize, format: Format) -> Acts<'_> {
+        match format {
+            Format::Float => Acts::float(&self.gathered.x[..tokens * cols], cols),
+            Format::Q8x32 => self.gathered.x32.acts(&[], tokens, cols, 32),
+            Format::Q8x256 => self.gathered.x256.acts(&[], tokens, cols, 256),
+        }
     }
 
     /// The buffer of a quantised format and its block length.
@@ -243,6 +315,13 @@ impl Scratch {
     }
 }
 
+/// Copies rows of `width` elements, counted from row `first` on.
+fn copy_rows<T: Copy>(from: &[T], to: &mut [T], width: usize, first: usize, rows: &[u32]) {
+    for (to, &row) in to.chunks_exact_mut(width).zip(rows) {
+        to.copy_from_slice(&from[(first + row as usize) * width..][..width]);
+    }
+}
+
 /// Makes room for `n` elements; what is already there stays allocated.
 fn grow<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) {
     if buffer.len() < n {
@@ -251,6 +330,7 @@ fn grow<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) {
 }
 
 /// A slice that several threads write disjoint parts of.
+#[derive(Clone, Copy)]
 pub(crate) struct Parts<T> {
     start: *mut T,
     len: usize,

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Rows of a unit: a panel, and a multiple of every kernel's rows side by side.
-const UNIT: usize = ROWS;
+pub(super) const UNIT: usize = ROWS;
 /// Bytes of weights a thread takes at a time when one token is computed: long runs for the prefetchers, many enough to
 /// even out threads of different speed.
 const CHUNK_BYTES: usize = 96 * 1024;
@@ -20,16 +20,24 @@ const CHUNK_UNITS: usize = 8;
 /// Activations that are worth quantising in parallel.
 const PARALLEL_ELEMENTS: usize = 32 * 1024;
 
-/// One job, ready to run.
-struct Part<'a> {
-    weight: &'a Tensor,
+/// Rows of a weight over some tokens, ready to run.
+pub(super) struct Part<'a> {
+    pub(super) weight: &'a Tensor,
+    /// The first of its rows that belongs to this part; rows of a panel stay together.
+    pub(super) first: usize,
+    /// How many.
+    pub(super) rows: usize,
     /// For whole panels of a packed weight, and for all other rows.
-    kernels: Kernels,
-    acts: Acts<'a>,
-    bias: Option<Cow<'a, [f32]>>,
-    out: Parts<f32>,
-    /// Its units among those of all jobs.
-    units: Range<usize>,
+    pub(super) kernels: Kernels,
+    pub(super) acts: Acts<'a>,
+    /// Which of the activations.
+    pub(super) tokens: Range<usize>,
+    /// One for each of the rows.
+    pub(super) bias: Option<&'a [f32]>,
+    /// `[tokens of acts, rows]`.
+    pub(super) out: Parts<f32>,
+    /// Its units among those of all parts.
+    pub(super) units: Range<usize>,
 }
 
 /// See [`super::Cpu::matmul`].
@@ -40,43 +48,69 @@ pub(super) fn matmul(x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch, 
     }
     let tokens = x.len() / cols;
     assert_eq!(x.len(), tokens * cols, "activations are not rows of {cols}");
-    let formats: Vec<Format> = jobs.iter().map(|job| form(job.weight)).collect();
+    quantise(x, cols, jobs.iter().map(|job| job.weight), scratch, table, pool);
+    let biases: Vec<Option<Cow<'_, [f32]>>> = jobs.iter().map(|job| job.bias.map(Tensor::to_f32)).collect();
+    let mut units = 0;
+    let mut parts = Vec::with_capacity(jobs.len());
+    for (job, bias) in jobs.iter_mut().zip(&biases) {
+        let weight = job.weight;
+        assert_eq!(weight.cols, cols, "{}: the jobs of one call share their activations", weight.name);
+        assert_eq!(job.out.len(), tokens * weight.rows, "{}: out is not [{tokens}, {}]", weight.name, weight.rows);
+        assert!(bias.as_ref().is_none_or(|b| b.len() == weight.rows), "{}: bias is not [{}]", weight.name, weight.rows);
+        let own = units..units + weight.rows.div_ceil(UNIT);
+        units = own.end;
+        parts.push(Part {
+            weight,
+            first: 0,
+            rows: weight.rows,
+            kernels: table.kernels(weight.dtype),
+            acts: scratch.acts(x, cols, form(weight)),
+            tokens: 0..tokens,
+            bias: bias.as_deref(),
+            out: Parts::new(job.out),
+            units: own,
+        });
+    }
+    run(&parts, pool);
+}
+
+/// Rounds the activations to every form that `weights` need.
+pub(super) fn quantise<'a>(
+    x: &[f32],
+    cols: usize,
+    weights: impl Iterator<Item = &'a Tensor> + Clone,
+    scratch: &mut Scratch,
+    table: &Table,
+    pool: &Pool,
+) {
     for wanted in [Format::Q8x32, Format::Q8x256] {
-        if formats.contains(&wanted) {
+        if weights.clone().any(|weight| form(weight) == wanted) {
             scratch.quantise(x, cols, wanted, table.quantise, |n, body| {
                 if n * cols < PARALLEL_ELEMENTS { body(0..n) } else { pool.run(n, 1, body) }
             });
         }
     }
-    let mut units = 0;
-    let mut parts = Vec::with_capacity(jobs.len());
-    for (job, &format) in jobs.iter_mut().zip(&formats) {
-        let weight = job.weight;
-        assert_eq!(weight.cols, cols, "{}: the jobs of one call share their activations", weight.name);
-        assert_eq!(job.out.len(), tokens * weight.rows, "{}: out is not [{tokens}, {}]", weight.name, weight.rows);
-        let bias = job.bias.map(Tensor::to_f32);
-        assert!(bias.as_ref().is_none_or(|b| b.len() == weight.rows), "{}: bias is not [{}]", weight.name, weight.rows);
-        let own = units..units + weight.rows.div_ceil(UNIT);
-        units = own.end;
-        let (kernels, acts) = (table.kernels(weight.dtype), scratch.acts(x, cols, format));
-        parts.push(Part { weight, kernels, acts, bias, out: Parts::new(job.out), units: own });
-    }
+}
+
+/// Deals the units of all parts, which follow each other, as one region.
+pub(super) fn run(parts: &[Part<'_>], pool: &Pool) {
+    let units = parts.last().map_or(0, |part| part.units.end);
     let widest = parts.iter().map(|part| part.weight.row_bytes()).max().unwrap_or(1);
+    let tokens = parts.iter().map(|part| part.tokens.len()).max().unwrap_or(0);
     let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * widest.max(1))).max(1) } else { CHUNK_UNITS };
     // Few units: rather shorter runs than idle threads.
     let grain = grain.min(units.div_ceil(4 * pool.threads())).max(1);
     pool.run(units, grain, &|range| {
-        for part in &parts {
+        let first = parts.partition_point(|part| part.units.end <= range.start);
+        for part in parts[first..].iter().take_while(|part| part.units.start < range.end) {
             let (start, end) = (range.start.max(part.units.start), range.end.min(part.units.end));
-            if start < end {
-                part.run(start - part.units.start..end - part.units.start);
-            }
+            part.run(start - part.units.start..end - part.units.start);
         }
     });
 }
 
 /// The activations' form for a weight.
-fn form(weight: &Tensor) -> Format {
+pub(super) fn form(weight: &Tensor) -> Format {
     match format(weight.dtype) {
         Some(format) => format,
         None => panic!("{}: no kernel for {}", weight.name, weight.dtype),
@@ -84,39 +118,38 @@ fn form(weight: &Tensor) -> Format {
 }
 
 impl Part<'_> {
-    /// Computes some units for all tokens. Only a matrix's last unit is not whole, and that one is never packed.
+    /// Computes some units for all tokens. Only a part's last unit may not be whole, and that one is never packed.
     fn run(&self, units: Range<usize>) {
-        let weight = self.weight;
-        let (first, end) = (units.start * UNIT, weight.rows.min(units.end * UNIT));
-        let whole = if weight.cut(first).is_some() { end / UNIT * UNIT } else { first };
-        self.rows(first..whole, true);
-        self.rows(whole..end, false);
-        let Some(bias) = &self.bias else { return };
-        for t in 0..self.acts.tokens {
+        let (start, end) = (units.start * UNIT, self.rows.min(units.end * UNIT));
+        let whole = if self.weight.cut(self.first + start).is_some() { end / UNIT * UNIT } else { start };
+        self.run_rows(start..whole, true);
+        self.run_rows(whole..end, false);
+        let Some(bias) = self.bias else { return };
+        for t in self.tokens.clone() {
             // SAFETY: this thread alone writes these rows.
-            let out = unsafe { self.out.part(t * weight.rows + first, end - first) };
-            out.iter_mut().zip(&bias[first..end]).for_each(|(out, &bias)| *out += bias);
+            let out = unsafe { self.out.part(t * self.rows + start, end - start) };
+            out.iter_mut().zip(&bias[start..end]).for_each(|(out, &bias)| *out += bias);
         }
     }
 
     /// Computes rows of one layout for all tokens.
-    fn rows(&self, range: Range<usize>, packed: bool) {
+    fn run_rows(&self, range: Range<usize>, packed: bool) {
         if range.is_empty() {
             return;
         }
-        let (weight, row_bytes) = (self.weight, self.weight.row_bytes());
+        let (weight, row_bytes, first) = (self.weight, self.weight.row_bytes(), self.first + range.start);
         // Kernels of panels keep to the caches themselves.
         let chunk = if packed { usize::MAX } else { (RESIDENT_BYTES / self.acts.cols.max(1)).clamp(16, 512) / 8 * 8 };
-        for start in (0..self.acts.tokens).step_by(chunk) {
+        for start in self.tokens.clone().step_by(chunk) {
             let rows = Rows {
-                weights: &weight.bytes()[range.start * row_bytes..range.end * row_bytes],
+                weights: &weight.bytes()[first * row_bytes..][..range.len() * row_bytes],
                 row_bytes,
                 rows: range.len(),
-                cut: weight.cut(range.start),
+                cut: weight.cut(first),
                 acts: &self.acts,
-                tokens: start..self.acts.tokens.min(start.saturating_add(chunk)),
+                tokens: start..self.tokens.end.min(start.saturating_add(chunk)),
                 out: self.out.address(range.start),
-                stride: weight.rows,
+                stride: self.rows,
             };
             let kernel = if packed { self.kernels.packed } else { self.kernels.plain };
             // SAFETY: the kernel suits this host (its table was made for it), the weights hold these rows, and this

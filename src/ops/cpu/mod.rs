@@ -11,9 +11,12 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod codes;
+mod experts;
 mod isa;
 mod matmul;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod pool;
 mod probe;
 mod scalar;
@@ -28,7 +31,10 @@ pub use pack::pack_panels;
 pub use pool::Pool;
 
 use super::profile::{Entry, Observer, Work};
-use super::{Attention, Error, KvLayer, MatMul, RopeAngles, RopeTable, SeqSlice, Tensor, check_seq};
+use super::{
+    Attention, Error, ExpertInput, ExpertMatMul, KvLayer, MatMul, RopeAngles, RopeTable, RouteRule, Routes, SeqSlice,
+    Tensor,
+};
 use crate::quant::{DType, Layout};
 use crate::sys::affinity;
 use crate::sys::topology::Topology;
@@ -166,8 +172,8 @@ impl Cpu {
         self.observer.take()
     }
 
-    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier has
-    /// kernels for panels of the type and there is a whole panel, else as it is.
+    /// How a matrix `[rows, cols]` of `dtype` is best laid out for this backend's kernels: packed where the tier's
+    /// kernels for panels of the type are the faster ones and there is a whole panel, else as it is.
     pub fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         self.table.layout(dtype, rows, cols)
     }
@@ -224,6 +230,66 @@ impl Cpu {
         matmul::matmul(x, jobs, scratch, &self.table, &self.pool);
     }
 
+    /// Chooses each row's experts by its `scores` `[rows, experts]`, which are used up. `bias` `[experts]` is added for the
+    /// choice alone.
+    pub fn route(&self, scores: &mut [f32], bias: Option<&Tensor>, rule: &RouteRule, routes: &mut Routes) {
+        let _watch = self.observer.watch(|| Work::elementwise("route", scores.len(), 1));
+        let rows = scores.len() / rule.experts;
+        assert_eq!(scores.len(), rows * rule.experts, "scores are not [rows, {}]", rule.experts);
+        let bias = bias.map(Tensor::to_f32);
+        assert!(bias.as_ref().is_none_or(|b| b.len() == rule.experts), "the bias is not [{}]", rule.experts);
+        routes.reset(rule, rows);
+        let (scores, chosen) = (Parts::new(scores), Parts::new(&mut routes.chosen));
+        let weights = Parts::new(&mut routes.weights);
+        self.each(rows, 16 * rule.experts, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let (scores, chosen, weights) = unsafe {
+                    let at = row * rule.used;
+                    (
+                        scores.part(row * rule.experts, rule.experts),
+                        chosen.part(at, rule.used),
+                        weights.part(at, rule.used),
+                    )
+                };
+                rule.choose(scores, bias.as_deref(), chosen, weights);
+            }
+        });
+        routes.group(rule.experts);
+    }
+
+    /// All `jobs` over the same activations, each pair's row with its expert's matrix. All active experts of all jobs are
+    /// one parallel region.
+    pub fn expert_matmul(
+        &self,
+        x: ExpertInput<'_>,
+        routes: &Routes,
+        jobs: &mut [ExpertMatMul<'_>],
+        scratch: &mut Scratch,
+    ) {
+        let _watch = self.observer.watch(|| Work::expert_matmul(jobs, routes));
+        experts::expert_matmul(x, routes, jobs, scratch, &self.table, &self.pool);
+    }
+
+    /// `out[row] = Σ weight · x[pair]` over the row's pairs, best first; `x` `[pairs, cols]`, `out` `[rows, cols]`.
+    pub fn combine(&self, x: &[f32], routes: &Routes, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("combine", x.len(), 1));
+        let rows = routes.batch();
+        let cols = out.len() / rows.max(1);
+        assert!(out.len() == rows * cols && x.len() == routes.len() * cols, "x is not [pairs, {cols}]");
+        let out = Parts::new(out);
+        self.each(rows, cols, &|range| {
+            for row in range {
+                // SAFETY: each row belongs to one range.
+                let out = unsafe { out.part(row * cols, cols) };
+                out.fill(0.0);
+                for (pair, weight) in routes.of_row(row) {
+                    out.iter_mut().zip(&x[pair * cols..][..cols]).for_each(|(out, x)| *out += weight * x);
+                }
+            }
+        });
+    }
+
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
         let _watch = self.observer.watch(|| Work::elementwise("rope", x.len(), 1));
@@ -247,41 +313,16 @@ impl Cpu {
     /// Writes keys `[tokens, kv_heads * key_dim]` and values `[tokens, kv_heads * value_dim]` of the new tokens to their
     /// slots, rounded to the cache's type.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
-        let shape = kv.shape;
-        let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
-        assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
-        assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+        let tokens = k.len() / (kv.shape.kv_heads * kv.shape.key_dim).max(1);
         let _watch = self.observer.watch(|| Work::kv_write(kv, tokens));
-        for seq in seqs {
-            check_seq(seq, tokens, kv);
-            for (row, position) in (seq.first_row..).zip(seq.start..).take(seq.rows) {
-                let block = seq.blocks[position / super::KV_BLOCK] as usize;
-                for head in 0..shape.kv_heads {
-                    let slot = (block * shape.kv_heads + head) * super::KV_BLOCK + position % super::KV_BLOCK;
-                    let from = row * shape.kv_heads + head;
-                    self.store(shape.dtype, kv.keys, slot, &k[from * shape.key_dim..][..shape.key_dim]);
-                    self.store(shape.dtype, kv.values, slot, &v[from * shape.value_dim..][..shape.value_dim]);
-                }
-            }
-        }
-    }
-
-    /// Stores vector `x` to slot `slot` of a cache.
-    fn store(&self, dtype: DType, cache: &mut [u8], slot: usize, x: &[f32]) {
-        if dtype == DType::F16 {
-            // SAFETY: the function suits this host.
-            unsafe { (self.table.vector.narrow)(x, &mut cache[2 * slot * x.len()..][..2 * x.len()]) };
-        } else {
-            let bytes = cache[4 * slot * x.len()..][..4 * x.len()].chunks_exact_mut(4);
-            bytes.zip(x).for_each(|(bytes, x)| bytes.copy_from_slice(&x.to_le_bytes()));
-        }
+        attention::kv_write(self, kv, k, v, seqs);
     }
 
     /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
     /// `h / (heads / kv_heads)`.
     pub fn attention(&self, args: Attention<'_>) {
         let _watch = self.observer.watch(|| Work::attention(&args));
-        attention::attention(args, &self.table.vector, &self.pool, &self.attention);
+        attention::attention(args, &self.table.attention, &self.pool, &self.attention);
     }
 
     /// `gate = gate · sigmoid(gate) · up`.

@@ -4,9 +4,9 @@ use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
+use super::{attention, scalar, vector};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use super::{scalar, vector};
 use crate::quant::packed::{Cut, ROWS};
 use crate::quant::{DType, Layout};
 use std::ops::Range;
@@ -84,6 +84,8 @@ pub(crate) struct Table {
     pub(crate) quantise: QuantiseRow,
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
+    /// Attention.
+    pub(crate) attention: attention::Tier,
     kernel: fn(DType) -> Option<Kernel>,
     packed: fn(DType) -> Option<Kernel>,
 }
@@ -104,9 +106,11 @@ impl Table {
         let packed: fn(DType) -> Option<Kernel> = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512::packed::kernel,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => avx2::packed::kernel,
             _ => |_| None,
         };
-        Table { isa, quantise, vector, kernel, packed }
+        Table { isa, quantise, vector, attention: attention::Tier::new(isa), kernel, packed }
     }
 
     /// The kernels of a weight type.
@@ -119,7 +123,10 @@ impl Table {
     /// How a matrix `[rows, cols]` of `dtype` is best laid out.
     pub(crate) fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        if fits && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        // Without VNNI only Q4_K gains in decode and prefill: for other types the kernels of panels unpack slower than
+        // those of plain rows, and serve what is packed already.
+        let faster = self.isa == Isa::Avx512Vnni || dtype == DType::Q4_K;
+        if fits && faster && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
     }
 
     /// The tier's own kernel for panels of a weight type.

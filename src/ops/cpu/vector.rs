@@ -1,14 +1,10 @@
-//! Everything that is not a product with weights: norms, activation, rotation, the inner loops of attention.
+//! Everything that is not a product with weights: norms, activation, rotation.
 //!
 //! Written once in plain code over arrays of lanes and compiled for each tier, where it becomes vector code; the order of
 //! operations is in the source, so every tier yields the same bits.
 
 use super::isa::Isa;
-use super::scalar::add_lanes;
 use crate::ops::RopePairing;
-
-/// Lanes that dot products are summed in.
-const LANES: usize = 16;
 
 /// One tier's instances. Unsafe to call: the host must have the tier.
 #[derive(Clone, Copy)]
@@ -23,16 +19,6 @@ pub(crate) struct Functions {
     pub(crate) add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Turns one head by the angles of its token.
     pub(crate) rope: unsafe fn(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing),
-    /// `scores[j] = scale · q·keys[j]`, keys `[scores.len(), q.len()]`.
-    pub(crate) scores: unsafe fn(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]),
-    /// `x[i] = exp(x[i] − max)`; the sum.
-    pub(crate) exp_sum: unsafe fn(x: &mut [f32], max: f32) -> f32,
-    /// `out = out · keep + Σ_j weights[j] · values[j]`, values `[weights.len(), out.len()]`.
-    pub(crate) weigh: unsafe fn(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]),
-    /// `out = out · a + other · b`.
-    pub(crate) blend: unsafe fn(out: &mut [f32], a: f32, other: &[f32], b: f32),
-    /// Half to single precision, little-endian.
-    pub(crate) widen: unsafe fn(half: &[u8], out: &mut [f32]),
     /// Single to half precision, nearest even, little-endian.
     pub(crate) narrow: unsafe fn(x: &[f32], half: &mut [u8]),
 }
@@ -62,33 +48,12 @@ macro_rules! tier {
             pub(super) unsafe fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
                 super::rope(head, sin, cos, pairing);
             }
-            $(#[$feature])?
-            pub(super) unsafe fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-                super::scores(q, keys, scale, scores);
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-                super::exp_sum(x, max)
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
-                super::weigh(out, keep, weights, values);
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn blend(out: &mut [f32], a: f32, other: &[f32], b: f32) {
-                super::blend(out, a, other, b);
-            }
             pub(super) const ALL: Functions = Functions {
                 rms_norm,
                 rms_norm_inplace,
                 silu_mul,
                 add,
                 rope,
-                scores,
-                exp_sum,
-                weigh,
-                blend,
-                widen: super::widen,
                 narrow: super::narrow,
             };
         }
@@ -106,15 +71,9 @@ impl Functions {
     pub(crate) fn new(isa: Isa) -> Functions {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Functions { widen: super::avx2::widen, narrow: super::avx2::narrow, ..avx2::ALL },
+            Isa::Avx2 => Functions { narrow: super::avx2::narrow, ..avx2::ALL },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni => Functions {
-                widen: super::avx2::widen,
-                narrow: super::avx2::narrow,
-                scores: super::avx512::attention::scores,
-                weigh: super::avx512::attention::weigh,
-                ..avx512::ALL
-            },
+            Isa::Avx512 | Isa::Avx512Vnni => Functions { narrow: super::avx2::narrow, ..avx512::ALL },
             _ => scalar::ALL,
         }
     }
@@ -203,113 +162,6 @@ fn rope(head: &mut [f32], sin: &[f32], cos: &[f32], pairing: RopePairing) {
                 (*a, *b) = (x * cos - y * sin, x * sin + y * cos);
             }
         }
-    }
-}
-
-/// Dot products of `q` with `N` keys side by side, each in [`LANES`] lanes.
-#[inline(always)]
-fn dots<const N: usize>(q: &[f32], keys: &[f32]) -> [f32; N] {
-    let width = q.len();
-    let whole = width - width % LANES;
-    let mut lanes = [[0.0f32; LANES]; N];
-    let mut at = 0;
-    while at < whole {
-        let a: &[f32; LANES] = array(&q[at..]);
-        for (j, lanes) in lanes.iter_mut().enumerate() {
-            let b: &[f32; LANES] = array(&keys[j * width + at..]);
-            for l in 0..LANES {
-                lanes[l] = a[l].mul_add(b[l], lanes[l]);
-            }
-        }
-        at += LANES;
-    }
-    for (j, lanes) in lanes.iter_mut().enumerate() {
-        for l in 0..width - whole {
-            lanes[l] = q[whole + l].mul_add(keys[j * width + whole + l], lanes[l]);
-        }
-    }
-    lanes.map(add_lanes)
-}
-
-/// The first `N` elements.
-#[inline(always)]
-fn array<const N: usize>(x: &[f32]) -> &[f32; N] {
-    match x.first_chunk() {
-        Some(array) => array,
-        None => panic!("{} elements where {N} are needed", x.len()),
-    }
-}
-
-#[inline(always)]
-pub(super) fn scores(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-    let width = q.len();
-    assert_eq!(keys.len(), scores.len() * width);
-    for (scores, keys) in scores.chunks_mut(4).zip(keys.chunks(4 * width)) {
-        if scores.len() == 4 {
-            let four = dots::<4>(q, keys);
-            scores.iter_mut().zip(four).for_each(|(score, dot)| *score = dot * scale);
-        } else {
-            for (score, key) in scores.iter_mut().zip(keys.chunks_exact(width)) {
-                *score = dots::<1>(q, key)[0] * scale;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn exp_sum(x: &mut [f32], max: f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    for chunk in x.chunks_mut(LANES) {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *x = exp(*x - max);
-            *lane += *x;
-        }
-    }
-    add_lanes(lanes)
-}
-
-/// `N` columns of [`weigh`], kept in registers over all values.
-#[inline(always)]
-fn weigh_columns<const N: usize>(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32], at: usize) {
-    let width = out.len();
-    let mut sum: [f32; N] = array::<N>(&out[at..]).map(|v| v * keep);
-    for (j, &weight) in weights.iter().enumerate() {
-        let value: &[f32; N] = array(&values[j * width + at..]);
-        for l in 0..N {
-            sum[l] = weight.mul_add(value[l], sum[l]);
-        }
-    }
-    out[at..at + N].copy_from_slice(&sum);
-}
-
-#[inline(always)]
-pub(super) fn weigh(out: &mut [f32], keep: f32, weights: &[f32], values: &[f32]) {
-    assert_eq!(values.len(), weights.len() * out.len());
-    let mut at = 0;
-    while at + 64 <= out.len() {
-        weigh_columns::<64>(out, keep, weights, values, at);
-        at += 64;
-    }
-    while at + 16 <= out.len() {
-        weigh_columns::<16>(out, keep, weights, values, at);
-        at += 16;
-    }
-    while at < out.len() {
-        weigh_columns::<1>(out, keep, weights, values, at);
-        at += 1;
-    }
-}
-
-#[inline(always)]
-fn blend(out: &mut [f32], a: f32, other: &[f32], b: f32) {
-    for (out, &other) in out.iter_mut().zip(other) {
-        *out = other.mul_add(b, *out * a);
-    }
-}
-
-unsafe fn widen(half: &[u8], out: &mut [f32]) {
-    for (half, out) in half.chunks_exact(2).zip(out) {
-        *out = half::f16::from_le_bytes([half[0], half[1]]).to_f32();
     }
 }
 

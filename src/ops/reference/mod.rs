@@ -3,8 +3,10 @@
 //! Tests compare every kernel of every instruction set with these functions; nothing else calls them.
 
 mod attention;
+mod experts;
 
-pub use attention::{attention, kv_read, kv_write};
+pub use attention::{attention, kv_write};
+pub use experts::{combine, expert_matmul};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
 

@@ -4,7 +4,11 @@
 mod float;
 mod fp4;
 mod kquants;
+mod lanes;
 mod legacy;
+pub(super) mod packed;
+
+pub(crate) use lanes::Pairs;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
@@ -56,21 +60,6 @@ pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRow<'_>) {
     quantise(x, block, out);
-}
-
-/// Half to single precision, little-endian.
-#[target_feature(enable = "avx2,f16c")]
-pub(crate) unsafe fn widen(half: &[u8], out: &mut [f32]) {
-    assert_eq!(half.len(), 2 * out.len());
-    let (halves, out_chunks) = (half.chunks_exact(16), out.chunks_exact_mut(8));
-    for (half, out) in halves.zip(out_chunks) {
-        // SAFETY: 16 bytes in, 8 numbers out.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().cast()))) };
-    }
-    let done = out.len() / 8 * 8;
-    for (half, out) in half[2 * done..].chunks_exact(2).zip(&mut out[done..]) {
-        *out = f16::from_le_bytes([half[0], half[1]]).to_f32();
-    }
 }
 
 /// Single to half precision, nearest even, little-endian.

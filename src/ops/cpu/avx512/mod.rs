@@ -1,12 +1,16 @@
 //! AVX-512 kernels: quantised weights by VNNI, floats by FMA. One file per quant family, `tile` for many tokens.
 
-pub(super) mod attention;
 mod codebook;
 mod float;
 mod kquants;
+mod lanes;
 mod legacy;
+mod pack;
 pub(super) mod packed;
 mod tile;
+
+pub(crate) use lanes::Wide;
+pub(super) use pack::pack;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};

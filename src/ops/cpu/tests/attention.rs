@@ -25,8 +25,10 @@ impl Cache {
     }
 }
 
+const TYPES: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
+
 fn shape(kv_heads: usize, key_dim: usize, value_dim: usize, dtype: DType) -> KvShape {
-    KvShape { kv_heads, key_dim, value_dim, dtype }
+    KvShape { kv_heads, key_dim, value_dim, key_type: dtype, value_type: dtype }
 }
 
 /// Blocks of sequence `s` of `n`, interleaved with the others'.
@@ -82,35 +84,82 @@ impl Data {
     }
 }
 
-fn cases() -> Vec<Case> {
+fn cases(dtype: DType) -> Vec<Case> {
     let case = |shape, heads, window, seqs: &[(usize, usize)]| Case { shape, heads, window, seqs: seqs.to_vec() };
-    vec![
-        case(shape(1, 16, 16, DType::F32), 1, None, &[(1, 1)]),
-        case(shape(2, 64, 64, DType::F16), 12, None, &[(33, 33), (100, 1)]),
-        case(shape(2, 20, 36, DType::F32), 4, Some(7), &[(70, 70), (40, 3), (31, 31)]),
-        case(shape(1, 128, 128, DType::F16), 3, None, &[(1300, 2)]),
-        case(shape(3, 32, 80, DType::F16), 3, Some(600), &[(1200, 40), (5, 5)]),
-        case(shape(1, 8, 8, DType::F32), 40, Some(1), &[(65, 65)]),
-    ]
+    let mut cases = vec![
+        case(shape(1, 32, 32, dtype), 1, None, &[(1, 1)]),
+        case(shape(2, 64, 64, dtype), 14, None, &[(33, 33), (100, 1)]),
+        case(shape(1, 128, 128, dtype), 3, None, &[(1300, 2)]),
+        case(shape(3, 32, 96, dtype), 3, Some(520), &[(1200, 12), (5, 5)]),
+        case(shape(2, 64, 32, dtype), 18, Some(1), &[(65, 65)]),
+        case(shape(1, 32, 32, dtype), 71, Some(33), &[(70, 40), (64, 1), (1, 1)]),
+    ];
+    if dtype.block_len() == 1 {
+        cases.push(case(shape(2, 20, 36, dtype), 4, Some(7), &[(70, 70), (40, 3), (31, 31)]));
+        cases.push(case(shape(1, 8, 8, dtype), 40, Some(1), &[(65, 65)]));
+    }
+    // Keys and values of different types.
+    let mixed = KvShape { key_type: DType::Q8_0, ..shape(2, 64, 64, dtype) };
+    cases.push(case(mixed, 8, None, &[(90, 50)]));
+    cases
+}
+
+/// How far a result may be from the reference, in units of the largest value: F32 sums; with quantised values each of 32
+/// weights may be off by half of 1/32767 of the largest, a sixteenth of what rounding a value to Q8_0 costs.
+fn allowed(shape: &KvShape) -> f32 {
+    if shape.value_type.block_len() == 1 { 2e-5 } else { 32.0 * 0.5 / 32767.0 }
+}
+
+fn assert_every_tier(case: &Case, data: &mut Data, magnitude: f32, what: &str) {
+    let want = data.run(case, reference::attention);
+    let mut first: Option<Vec<f32>> = None;
+    for isa in tiers() {
+        for threads in [1, 5] {
+            let cpu = cpu(isa, threads);
+            let got = data.run(case, |args| cpu.attention(args));
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let allowed = allowed(&case.shape) * magnitude;
+                assert!((got - want).abs() <= allowed, "{what} {isa:?} {threads} threads [{i}]: {got} for {want}");
+            }
+            let first = first.get_or_insert_with(|| got.clone());
+            assert!(*first == got, "{what} {isa:?} {threads} threads: other bits");
+        }
+    }
 }
 
 #[test]
 fn every_tier_equals_the_reference() {
-    let mut rng = Rng::new(11);
-    for (c, case) in cases().iter().enumerate() {
-        let mut data = fill(case, &mut rng);
-        let want = data.run(case, reference::attention);
-        let mut first: Option<Vec<f32>> = None;
-        for isa in tiers() {
-            for threads in [1, 2, 8] {
-                let cpu = cpu(isa, threads);
-                let got = data.run(case, |args| cpu.attention(args));
-                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    assert!((got - want).abs() < 2e-5, "case {c} {isa:?} {threads} threads [{i}]: {got} for {want}");
-                }
-                let first = first.get_or_insert_with(|| got.clone());
-                assert!(*first == got, "case {c} {isa:?} {threads} threads: other bits");
+    for dtype in TYPES {
+        let mut rng = Rng::new(11);
+        for (c, case) in cases(dtype).iter().enumerate() {
+            assert_every_tier(case, &mut fill(case, &mut rng), 1.0, &format!("{dtype} case {c}"));
+        }
+    }
+}
+
+/// All keys alike, huge and tiny numbers, one token that takes all the weight, zeros.
+#[test]
+fn adversarial_numbers_equal_the_reference() {
+    for dtype in TYPES {
+        let case = Case { shape: shape(2, 64, 64, dtype), heads: 10, window: None, seqs: vec![(75, 70), (33, 1)] };
+        let mut rng = Rng::new(15);
+        let random = fill(&case, &mut rng);
+        for (what, key, value, magnitude) in [
+            ("equal keys", (|_| 0.5) as fn(usize) -> f32, (|i| (i % 7) as f32 - 3.0) as fn(usize) -> f32, 4.0),
+            ("huge values", |i| (i % 3) as f32 * 0.1, |i| ((i % 11) as f32 - 5.0) * 1e4, 5e4),
+            ("tiny values", |i| (i % 5) as f32 * 0.1, |i| ((i % 11) as f32 - 5.0) * 1e-3, 5e-3),
+            ("one winner", |i| if i / 128 == 20 { 8.0 } else { -8.0 }, |i| (i / 128) as f32, 80.0),
+            ("zeros", |_| 0.0, |_| 0.0, 1e-30),
+            ("uneven scales", |i| (i % 13) as f32 * 0.1, |i| if i / 128 % 9 == 4 { 100.0 } else { 1e-3 }, 100.0),
+        ] {
+            let mut data =
+                Data { cache: Cache::new(case.shape, 6), q: random.q.clone(), blocks: random.blocks.clone() };
+            for (&(len, _), blocks) in case.seqs.iter().zip(&data.blocks) {
+                let numbers = |f: fn(usize) -> f32| (0..len * 128).map(f).collect::<Vec<_>>();
+                let seq = SeqSlice { first_row: 0, rows: len, start: 0, blocks };
+                reference::kv_write(&mut data.cache.layer(), &numbers(key), &numbers(value), &[seq]);
             }
+            assert_every_tier(&case, &mut data, magnitude, &format!("{dtype} {what}"));
         }
     }
 }
@@ -121,13 +170,12 @@ fn every_tier_equals_the_reference() {
 fn reserved_buffers_do_not_grow() {
     let mut rng = Rng::new(15);
     let tier = tiers().last().unwrap();
-    for case in cases() {
+    for case in [DType::F16, DType::Q4_1].into_iter().flat_map(cases) {
         let mut data = fill(&case, &mut rng);
-        let KvShape { kv_heads, key_dim, value_dim, .. } = case.shape;
         let want = data.run(&case, |args| cpu(tier, 1).attention(args));
         for kv_tokens in [0, 1 << 16] {
             let mut cpu = cpu(tier, 8);
-            let size = AttentionSize { heads: case.heads, kv_heads, key_dim, value_dim, kv_tokens };
+            let size = AttentionSize { heads: case.heads, shape: case.shape, kv_tokens };
             cpu.reserve_attention(&size);
             assert!(data.run(&case, |args| cpu.attention(args)) == want, "{kv_tokens} tokens reserved: other bits");
             assert_eq!(cpu.reserved(), size.bytes(8));
@@ -139,8 +187,8 @@ fn reserved_buffers_do_not_grow() {
 #[test]
 fn cuts_and_neighbours_do_not_change_a_bit() {
     let mut rng = Rng::new(12);
-    for window in [None, Some(45)] {
-        let whole = Case { shape: shape(2, 64, 64, DType::F16), heads: 6, window, seqs: vec![(700, 700), (90, 90)] };
+    for (dtype, window) in [(DType::F16, None), (DType::F16, Some(45)), (DType::Q8_0, None), (DType::Q4_1, Some(45))] {
+        let whole = Case { shape: shape(2, 64, 64, dtype), heads: 6, window, seqs: vec![(700, 700), (90, 90)] };
         let mut data = fill(&whole, &mut rng);
         let cpu = cpu(tiers().last().unwrap(), 3);
         let want = data.run(&whole, |args| cpu.attention(args));
@@ -171,16 +219,17 @@ fn cuts_and_neighbours_do_not_change_a_bit() {
 #[test]
 fn keys_and_values_are_written_where_the_reference_writes_them() {
     let mut rng = Rng::new(13);
-    for dtype in [DType::F32, DType::F16] {
+    for dtype in TYPES {
         for isa in tiers() {
-            let shape = shape(3, 20, 36, dtype);
+            let shape = if dtype.block_len() == 1 { shape(3, 20, 36, dtype) } else { shape(3, 32, 64, dtype) };
             let (mut a, mut b) = (Cache::new(shape, 12), Cache::new(shape, 12));
             let (one, two) = ([7u32, 2, 9], [0u32, 5]);
             let seqs = [
                 SeqSlice { first_row: 2, rows: 40, start: 30, blocks: &one },
                 SeqSlice { first_row: 0, rows: 2, start: 31, blocks: &two },
             ];
-            let (k, v) = (rng.vec(42 * 3 * 20), rng.vec(42 * 3 * 36));
+            let (mut k, v) = (rng.vec(42 * 3 * shape.key_dim), rng.vec(42 * 3 * shape.value_dim));
+            k[7] = f32::INFINITY;
             reference::kv_write(&mut a.layer(), &k, &v, &seqs);
             cpu(isa, 2).kv_write(&mut b.layer(), &k, &v, &seqs);
             assert!(a.keys == b.keys && a.values == b.values, "{dtype} {isa:?}");
@@ -191,14 +240,18 @@ fn keys_and_values_are_written_where_the_reference_writes_them() {
 #[test]
 fn non_finite_queries_do_not_crash() {
     let mut rng = Rng::new(14);
-    let case = Case { shape: shape(1, 16, 16, DType::F16), heads: 2, window: None, seqs: vec![(600, 3)] };
-    let mut data = fill(&case, &mut rng);
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
-        data.q[0][597 * 32..][..16].fill(bad);
-        for isa in tiers() {
-            let cpu: Cpu = cpu(isa, 2);
-            let out = data.run(&case, |args| cpu.attention(args));
-            assert!(out[16..].iter().all(|v| v.is_finite()), "{bad} {isa:?}");
+    let width = 32;
+    for dtype in TYPES {
+        let case = Case { shape: shape(1, width, width, dtype), heads: 2, window: None, seqs: vec![(600, 3)] };
+        let mut data = fill(&case, &mut rng);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            data.q[0][597 * 2 * width..][..width].fill(bad);
+            for isa in tiers() {
+                let cpu: Cpu = cpu(isa, 2);
+                let out = data.run(&case, |args| cpu.attention(args));
+                assert!(out[width..].iter().all(|v| v.is_finite()), "{dtype} {bad} {isa:?}");
+                assert!(bad == f32::MAX || out[..width].iter().all(|v| v.is_nan()), "{dtype} {bad} {isa:?}: hidden");
+            }
         }
     }
 }

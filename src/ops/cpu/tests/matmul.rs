@@ -4,9 +4,9 @@ use super::{Rng, cpu, packed, raw_tensor, set_factors, tensor, tiers};
 use crate::ops::cpu::acts::Format;
 use crate::ops::cpu::isa::Isa;
 use crate::ops::cpu::table::format;
-use crate::ops::cpu::{Cpu, Scratch};
+use crate::ops::cpu::{Cpu, Scratch, pack_panels};
 use crate::ops::{MatMul, Tensor, reference};
-use crate::quant::DType;
+use crate::quant::{self, DType};
 
 const QUANTISED: [DType; 23] = [
     DType::Q8_0,
@@ -295,6 +295,22 @@ fn scratch_is_reused() {
         let mut out = vec![0.0; 3 * 20];
         cpu.matmul(&x, &mut [MatMul { weight: &small, bias: None, out: &mut out }], &mut scratch);
         assert_eq!(out, run(&cpu, &small, &x));
+    }
+}
+
+/// The fast way of packing is the specified one, for every type and at any address.
+#[test]
+fn panels_are_packed_as_specified() {
+    let mut rng = Rng::new(10);
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+        for (rows, blocks) in [(16, 1), (48, 3), (16, 7)] {
+            let cols = blocks * dtype.block_len();
+            let bytes: Vec<u8> = (0..1 + rows * dtype.row_bytes(cols).unwrap()).map(|_| rng.next() as u8).collect();
+            let (mut fast, mut slow) = (vec![0; bytes.len()], vec![0; bytes.len()]);
+            pack_panels(dtype, cols, &bytes[1..], &mut fast[1..]);
+            quant::packed::pack(dtype, cols, &bytes[1..], &mut slow[1..]);
+            assert!(fast == slow, "{dtype} {rows} x {cols}");
+        }
     }
 }
 

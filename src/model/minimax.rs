@@ -1,0 +1,38 @@
+//! `minimax-m2`: MiniMax-M2: one norm over all heads of q together, one over those of k, NeoX pairing of a part of each
+//! head, routed experts in every layer.
+
+use super::binder::{Bias, Binder};
+use super::experts::{SharedGate, feed_forward};
+use super::{Attention, Error, Hparams, Layer, Model};
+use crate::gguf::TensorInfo;
+
+/// Binds all tensors.
+pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Error> {
+    Ok(Model {
+        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
+        output_norm: b.vector("output_norm.weight", h.d_model)?,
+        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
+        rope_factors: None,
+        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
+        ignored: Vec::new(),
+        hparams: h,
+    })
+}
+
+fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
+    let at = |name: &str| format!("blk.{i}.{name}");
+    let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
+    Ok(Layer {
+        attn_norm: b.vector(&at("attn_norm.weight"), h.d_model)?,
+        attention: Attention {
+            q: b.linear(&at("attn_q"), q, h.d_model, Bias::Optional)?,
+            k: b.linear(&at("attn_k"), k, h.d_model, Bias::Optional)?,
+            v: b.linear(&at("attn_v"), h.kv_heads * h.value_dim, h.d_model, Bias::Optional)?,
+            output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
+            q_norm: Some(b.vector(&at("attn_q_norm.weight"), q)?),
+            k_norm: Some(b.vector(&at("attn_k_norm.weight"), k)?),
+        },
+        ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
+        ffn: feed_forward(b, h, i, SharedGate::None)?,
+    })
+}
