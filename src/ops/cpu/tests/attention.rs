@@ -178,7 +178,7 @@ fn reserved_buffers_do_not_grow() {
             let size = AttentionSize { heads: case.heads, shape: case.shape, kv_tokens };
             cpu.reserve_attention(&size);
             assert!(data.run(&case, |args| cpu.attention(args)) == want, "{kv_tokens} tokens reserved: other bits");
-            assert_eq!(cpu.reserved(), size.bytes(8));
+            assert_eq!(cpu.reserved(), size.bytes(cpu.threads()));
         }
     }
 }
