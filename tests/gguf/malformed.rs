@@ -170,7 +170,7 @@ fn broken_models() {
         ("eps_negative", "rms_epsilon is -1", |r| r.set(EPS, 6, (-1f32).to_le_bytes())),
         ("eps_nan", "rms_epsilon is NaN", |r| r.set(EPS, 6, f32::NAN.to_le_bytes())),
         ("rope_base_inf", "freq_base is inf", |r| r.set("llama.rope.freq_base", 6, f32::INFINITY.to_le_bytes())),
-        ("experts", "mixture-of-experts", |r| r.push("llama.expert_count", 4, 8u32.to_le_bytes())),
+        ("experts", "expert_used_count\" is missing", |r| r.push("llama.expert_count", 4, 8u32.to_le_bytes())),
         ("missing_tensor_output_norm", "\"output_norm.weight\" is missing", |r| {
             r.tensor_mut("output_norm.weight").name = b"output_normX.weight".into()
         }),
