@@ -4,7 +4,7 @@
 use super::buffers::Buffers;
 use super::kv::KvCache;
 use super::{Batch, Executor};
-use crate::model::{Attention, FeedForward, Ffn, Hparams, Linear};
+use crate::model::{Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
 use crate::ops::{self, MatMul, RopeTable, SeqSlice, Tensor, cpu};
 
 /// What every block of a step needs besides its weights.
@@ -41,7 +41,9 @@ impl Executor {
         let mut step = Step { hparams, cpu, scratch, rope, kv, buffers, seqs: batch.seqs, rows };
         for (index, layer) in model.layers.iter().enumerate() {
             step.norm(&layer.attn_norm);
-            step.attention(index, &layer.attention);
+            match &layer.mixer {
+                Mixer::Attention(attention) => step.attention(index, attention),
+            }
             step.add_branch();
             step.norm(&layer.ffn_norm);
             match (&layer.ffn, &hparams.routing) {

@@ -165,6 +165,7 @@ impl<'a> Keys<'a> {
         if used > experts {
             return Err(self.bad("expert_used_count", used, format!("there are only {experts} experts")));
         }
+        let (groups, groups_used) = self.expert_groups(experts, used)?;
         let d_ff = match self.optional_positive("expert_feed_forward_length")? {
             Some(d_ff) => d_ff,
             // Mixtral's files have no key of its own for the experts.
@@ -184,16 +185,39 @@ impl<'a> Keys<'a> {
             d_ff,
             shared_d_ff,
             dense_layers: self.get::<u32>("leading_dense_block_count")?.unwrap_or(0) as usize,
-            gating: self.gating()?,
+            gating: self.gating(architecture)?,
             normalise: self.get("expert_weights_norm")?.unwrap_or(architecture != Architecture::Qwen2Moe),
             scale,
-            groups: 1,
-            groups_used: 1,
+            groups,
+            groups_used,
         }))
     }
 
-    fn gating(&self) -> Result<Gating, Error> {
+    /// Groups of experts, and from how many of them a token may choose: both 1 where the file has none. Some files say 0
+    /// for that.
+    fn expert_groups(&self, experts: usize, used: usize) -> Result<(usize, usize), Error> {
+        // Far above what any model has; a choice keeps the groups' scores in place.
+        const MOST: usize = 64;
+        let groups = self.get::<u32>("expert_group_count")?.map_or(1, |groups| groups.max(1) as usize);
+        if groups > MOST || !experts.is_multiple_of(groups) {
+            let problem = format!("it must divide the {experts} experts (expert_count) and be at most {MOST}");
+            return Err(self.bad("expert_group_count", groups, problem));
+        }
+        let groups_used = match self.get::<u32>("expert_group_used_count")? {
+            None | Some(0) => groups,
+            Some(groups_used) => groups_used as usize,
+        };
+        if groups_used > groups || groups_used * (experts / groups) < used {
+            let problem = format!("it must leave the {used} experts that are used among {groups} groups of {experts}");
+            return Err(self.bad("expert_group_used_count", groups_used, problem));
+        }
+        Ok((groups, groups_used))
+    }
+
+    /// How scores become weights. Files of architectures with sigmoids may do without the key.
+    fn gating(&self, architecture: Architecture) -> Result<Gating, Error> {
         match self.get::<u32>("expert_gating_func")?.unwrap_or(0) {
+            0 if matches!(architecture, Architecture::Glm4Moe | Architecture::MinimaxM2) => Ok(Gating::Sigmoid),
             0 | 1 => Ok(Gating::Softmax),
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),

@@ -4,7 +4,7 @@
 
 use super::binder::{Bias, Binder};
 use super::experts::{SharedGate, feed_forward};
-use super::{Attention, Error, Hparams, Layer, Model};
+use super::{Attention, Error, Hparams, Layer, Mixer, Model};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -24,14 +24,14 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
     let at = |name: &str| format!("blk.{i}.{name}");
     Ok(Layer {
         attn_norm: b.vector(&at("attn_norm.weight"), h.d_model)?,
-        attention: Attention {
+        mixer: Mixer::Attention(Attention {
             q: b.linear(&at("attn_q"), h.heads * h.key_dim, h.d_model, Bias::Optional)?,
             k: b.linear(&at("attn_k"), h.kv_heads * h.key_dim, h.d_model, Bias::Optional)?,
             v: b.linear(&at("attn_v"), h.kv_heads * h.value_dim, h.d_model, Bias::Optional)?,
             output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
             q_norm: None,
             k_norm: None,
-        },
+        }),
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
         ffn: feed_forward(b, h, i, SharedGate::None)?,
     })

@@ -3,7 +3,7 @@
 
 use super::binder::{Bias, Binder};
 use super::experts::{SharedGate, feed_forward};
-use super::{Attention, Error, Hparams, Layer, Model};
+use super::{Attention, Error, Hparams, Layer, Mixer, Model};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -24,14 +24,14 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
     let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
     Ok(Layer {
         attn_norm: b.vector(&at("attn_norm.weight"), h.d_model)?,
-        attention: Attention {
+        mixer: Mixer::Attention(Attention {
             q: b.linear(&at("attn_q"), q, h.d_model, Bias::Optional)?,
             k: b.linear(&at("attn_k"), k, h.d_model, Bias::Optional)?,
             v: b.linear(&at("attn_v"), h.kv_heads * h.value_dim, h.d_model, Bias::Optional)?,
             output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
             q_norm: Some(b.vector(&at("attn_q_norm.weight"), q)?),
             k_norm: Some(b.vector(&at("attn_k_norm.weight"), k)?),
-        },
+        }),
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
         ffn: feed_forward(b, h, i, SharedGate::None)?,
     })

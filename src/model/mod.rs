@@ -191,12 +191,19 @@ pub struct Model<T> {
 pub struct Layer<T> {
     /// `attn_norm.weight` `[d_model]`.
     pub attn_norm: T,
-    /// Attention.
-    pub attention: Attention<T>,
+    /// What lets tokens see those before them.
+    pub mixer: Mixer<T>,
     /// `ffn_norm.weight` `[d_model]`.
     pub ffn_norm: T,
     /// Feed-forward.
     pub ffn: FeedForward<T>,
+}
+
+/// Token mixing of a block.
+#[derive(Clone, Debug)]
+pub enum Mixer<T> {
+    /// Grouped-query attention over cached keys and values.
+    Attention(Attention<T>),
 }
 
 /// Feed-forward of a block.

@@ -1,7 +1,7 @@
 //! Going through all tensors of a model in one place, so that a new field is forgotten nowhere: `load` maps them, plans
 //! and reports sum over them.
 
-use super::{Attention, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Model, Shared};
+use super::{Attention, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Mixer, Model, Shared};
 use crate::gguf::TensorInfo;
 use crate::quant::DType;
 use std::convert::Infallible;
@@ -94,7 +94,7 @@ impl<T> Layer<T> {
     fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Layer<U>, E> {
         Ok(Layer {
             attn_norm: f("layers.attn_norm", self.attn_norm)?,
-            attention: self.attention.try_map(f)?,
+            mixer: self.mixer.try_map(f)?,
             ffn_norm: f("layers.ffn_norm", self.ffn_norm)?,
             ffn: self.ffn.try_map(f)?,
         })
@@ -103,9 +103,23 @@ impl<T> Layer<T> {
     fn as_ref(&self) -> Layer<&T> {
         Layer {
             attn_norm: &self.attn_norm,
-            attention: self.attention.as_ref(),
+            mixer: self.mixer.as_ref(),
             ffn_norm: &self.ffn_norm,
             ffn: self.ffn.as_ref(),
+        }
+    }
+}
+
+impl<T> Mixer<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Mixer<U>, E> {
+        Ok(match self {
+            Mixer::Attention(attention) => Mixer::Attention(attention.try_map(f)?),
+        })
+    }
+
+    fn as_ref(&self) -> Mixer<&T> {
+        match self {
+            Mixer::Attention(attention) => Mixer::Attention(attention.as_ref()),
         }
     }
 }

@@ -13,6 +13,14 @@ fn broken(mutate: Mutate) -> Vec<u8> {
     raw.bytes()
 }
 
+/// Eight experts of which `used` are chosen, in `groups` groups of which `groups_used` may be chosen from.
+fn experts(raw: &mut super::raw::Raw, used: u32, groups: u32, groups_used: u32) {
+    let keys = [("count", 8), ("used_count", used), ("group_count", groups), ("group_used_count", groups_used)];
+    for (key, value) in keys {
+        raw.push(&format!("llama.expert_{key}"), 4, value.to_le_bytes());
+    }
+}
+
 /// The reader refuses `bytes`, and its message has `hint`.
 fn refused_by_reader(case: &str, bytes: &[u8], hint: &str) {
     let error = read(bytes).expect_err(case).to_string();
@@ -171,6 +179,8 @@ fn broken_models() {
         ("eps_nan", "rms_epsilon is NaN", |r| r.set(EPS, 6, f32::NAN.to_le_bytes())),
         ("rope_base_inf", "freq_base is inf", |r| r.set("llama.rope.freq_base", 6, f32::INFINITY.to_le_bytes())),
         ("experts", "expert_used_count\" is missing", |r| r.push("llama.expert_count", 4, 8u32.to_le_bytes())),
+        ("expert_groups", "it must divide the 8 experts", |r| experts(r, 2, 3, 1)),
+        ("expert_groups_too_few", "it must leave the 4 experts", |r| experts(r, 4, 4, 1)),
         ("missing_tensor_output_norm", "\"output_norm.weight\" is missing", |r| {
             r.tensor_mut("output_norm.weight").name = b"output_normX.weight".into()
         }),
