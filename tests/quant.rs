@@ -271,7 +271,7 @@ proptest! {
     fn packing_keeps_every_byte(rows in 0usize..50, blocks in 1usize..5, seed: u64) {
         for dtype in DType::ALL {
             let Some(cut) = Cut::of(dtype) else { continue };
-            prop_assert_eq!((cut.bytes, 4 * cut.dwords + cut.rest), (dtype.block_bytes(), dtype.block_bytes()));
+            prop_assert_eq!((cut.bytes, 4 * cut.dwords.len() + cut.rest), (dtype.block_bytes(), dtype.block_bytes()));
             prop_assert!(cut.bytes <= packed::LARGEST_BLOCK);
             let row = blocks * cut.bytes;
             let plain: Vec<u8> = (0..rows * row).map(|i| (seed.wrapping_mul(i as u64 + 1) >> 32) as u8).collect();

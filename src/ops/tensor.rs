@@ -95,7 +95,7 @@ impl Tensor {
         let panel = &self.bytes()[i / ROWS * ROWS * self.row_bytes..][..ROWS * self.row_bytes];
         let mut block = [0; LARGEST_BLOCK];
         for (b, out) in out.chunks_exact_mut(cut.len).enumerate() {
-            cut.block(panel, self.cols / cut.len, b, i % ROWS, &mut block[..cut.bytes]);
+            cut.block(panel, b, i % ROWS, &mut block[..cut.bytes]);
             quant::dequantize(self.dtype, &block[..cut.bytes], out);
         }
     }

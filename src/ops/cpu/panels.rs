@@ -2,7 +2,7 @@
 //! what [`super::blocks`] is for single rows. A lane is a row, its dword four columns or four scales.
 
 use super::blocks::{KBlock, LegacyBlock, Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
-use crate::quant::packed::ROWS;
+use crate::quant::packed::{Cut, ROWS, VECTOR};
 
 /// A dword of each row.
 pub(crate) type Lanes = [u32; ROWS];
@@ -32,15 +32,17 @@ pub(crate) trait KUnpack: KBlock {
     fn unpack(v: &[Lanes], q: &mut [Lanes; 64]) -> ([Lanes; 4], [Lanes; 4]);
 }
 
-/// The vectors of a block, copied: a panel may start at any address.
+/// The vectors of a block, copied, in the order that GGUF has: a panel may start at any address.
 ///
 /// # Safety
-/// `vectors` of them are readable from `p` on, 52 at most.
+/// The block's vectors, 52 at most, are readable from `p` on.
 #[inline(always)]
-pub(crate) unsafe fn lanes(p: *const u8, vectors: usize, aligned: &mut [Lanes; 52]) -> &[Lanes] {
-    // SAFETY: the caller's word.
-    unsafe { std::ptr::copy_nonoverlapping(p, aligned.as_mut_ptr().cast(), vectors * size_of::<Lanes>()) };
-    &aligned[..vectors]
+pub(crate) unsafe fn lanes<'a>(p: *const u8, cut: &Cut, lanes: &'a mut [Lanes; 52]) -> &'a [Lanes] {
+    for (i, &dword) in cut.dwords.iter().enumerate() {
+        // SAFETY: the caller's word.
+        lanes[usize::from(dword)] = unsafe { p.add(i * VECTOR).cast::<Lanes>().read_unaligned() };
+    }
+    &lanes[..cut.dwords.len()]
 }
 
 /// Applies `f` to each lane.

@@ -43,9 +43,9 @@ fn blocks(rows: &Rows<'_>, bytes: usize, r: usize, mut body: impl FnMut(usize, &
         return row.chunks_exact(bytes).enumerate().for_each(|(b, block)| body(b, block));
     };
     let panel = &rows.weights[r / ROWS * ROWS * rows.row_bytes..][..ROWS * rows.row_bytes];
-    let (blocks, mut buffer) = (rows.row_bytes / bytes, [0; LARGEST_BLOCK]);
-    for b in 0..blocks {
-        cut.block(panel, blocks, b, r % ROWS, &mut buffer[..bytes]);
+    let mut buffer = [0; LARGEST_BLOCK];
+    for b in 0..rows.row_bytes / bytes {
+        cut.block(panel, b, r % ROWS, &mut buffer[..bytes]);
         body(b, &buffer[..bytes]);
     }
 }

@@ -17,8 +17,6 @@ use std::ops::Range;
 
 /// Tokens whose results are kept at a time.
 const TOKENS: usize = 64;
-/// Bytes ahead of the block in work that are asked for.
-const AHEAD: usize = 4096;
 /// Offset of weights that fill all eight bits.
 const WHOLE_BYTE: i16 = 128;
 
@@ -82,15 +80,6 @@ unsafe fn halves(p: *const u16, stride: usize) -> [f32; ROWS] {
     out
 }
 
-/// Asks for the lines of a later block; an address behind the weights does no harm.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch(p: *const u8, vectors: usize) {
-    for i in 0..vectors {
-        _mm_prefetch(p.wrapping_add(AHEAD + i * VECTOR).cast(), _MM_HINT_T1);
-    }
-}
-
 /// Calls `$step::<B, T>` over the tokens of a range, four at a time, then two, then one.
 macro_rules! by_four {
     ($tokens:expr, |$t:ident| $step:ident::<$b:ident>($($arg:expr),*)) => {{
@@ -140,23 +129,24 @@ unsafe fn each(
 /// As `Kernel`, with AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn kquant<B: KUnpack>(rows: &Rows<'_>) {
-    let (acts, vectors, blocks) = (rows.acts, B::BYTES / 4, rows.acts.cols / 256);
+    let (acts, blocks) = (rows.acts, rows.acts.cols / 256);
+    let Some(cut) = rows.cut else { return };
     let mut panel = KPanel { q: [[0; ROWS]; 64], s: [[0; ROWS]; 16], m: [[0; ROWS]; 8] };
     let mut aligned = [[0; ROWS]; 52];
     let body = |start: *const u8, tokens: Range<usize>, results: &mut Results| {
         for b in 0..blocks {
-            let block = start.wrapping_add(b * vectors * VECTOR);
-            prefetch(block, vectors);
+            let block = start.wrapping_add(cut.vector_at(b, 0));
             // SAFETY: the panel holds its blocks.
             unsafe {
-                panels::kquant::<B>(panels::lanes(block, vectors, &mut aligned), &mut panel);
+                panels::kquant::<B>(panels::lanes(block, &cut, &mut aligned), &mut panel);
                 let (d, dmin) = match B::FACTORS {
                     Some(i) => {
+                        // The factors of types that have both stand where GGUF has them.
                         let both = block.add(i * VECTOR).cast::<u16>();
                         (halves(both, 2), halves(both.add(1), 2))
                     }
                     None => {
-                        let d = halves(start.add(blocks * vectors * VECTOR + b * 2 * ROWS).cast(), 1);
+                        let d = halves(start.add(cut.vector_at(b, cut.dwords.len())).cast(), 1);
                         (d, d)
                     }
                 };
@@ -243,19 +233,19 @@ unsafe fn kquant_step<B: KUnpack, const T: usize>(
 /// As `Kernel`, with AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn legacy<B: LegacyUnpack>(rows: &Rows<'_>) {
-    let (acts, vectors, blocks) = (rows.acts, B::BYTES / 4, rows.acts.cols / 32);
+    let (acts, blocks) = (rows.acts, rows.acts.cols / 32);
+    let Some(cut) = rows.cut else { return };
     let mut aligned = [[0; ROWS]; 52];
     let body = |start: *const u8, tokens: Range<usize>, results: &mut Results| {
         for b in 0..blocks {
-            let block = start.wrapping_add(b * vectors * VECTOR);
-            prefetch(block, vectors);
+            let block = start.wrapping_add(cut.vector_at(b, 0));
             // SAFETY: the panel holds its blocks.
             unsafe {
-                let w = B::unpack(panels::lanes(block, vectors, &mut aligned));
+                let w = B::unpack(panels::lanes(block, &cut, &mut aligned));
                 let (d, m) = if B::MIN {
                     (halves(block.cast(), 2), halves(block.cast::<u16>().add(1), 2))
                 } else {
-                    (halves(start.add(blocks * vectors * VECTOR + b * 2 * ROWS).cast(), 1), [0.0; ROWS])
+                    (halves(start.add(cut.vector_at(b, cut.dwords.len())).cast(), 1), [0.0; ROWS])
                 };
                 let at = Block { acts, first: tokens.start, b };
                 by_four!(tokens.len(), |t| legacy_step::<B>(&at, t, &w, &d, &m, results));

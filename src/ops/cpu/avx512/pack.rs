@@ -1,35 +1,39 @@
 //! Packing by transposing sixteen rows by sixteen dwords in registers.
 
-use crate::quant::packed::{Cut, ROWS, VECTOR};
+use crate::quant::packed::{Cut, LARGEST_BLOCK, ROWS, VECTOR};
 use std::arch::x86_64::*;
 
 /// Packs sixteen rows of `blocks` blocks to a panel: [`Cut::pack`], which is the specification.
 ///
 /// # Safety
-/// AVX-512; both are `cut.panel_bytes(blocks)` long.
+/// AVX-512; both are sixteen rows of `blocks` blocks long.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(crate) unsafe fn pack(cut: &Cut, blocks: usize, rows: &[u8], panel: &mut [u8]) {
     let row = blocks * cut.bytes;
     // A rest in front moves all dwords; one at the end, none.
     let first = if cut.rest_at == 0 { cut.rest } else { 0 };
+    let dwords = cut.dwords.len();
+    // Which vector takes a dword.
+    let mut places = [0; LARGEST_BLOCK / 4];
+    cut.dwords.iter().enumerate().for_each(|(i, &dword)| places[usize::from(dword)] = i);
     for b in 0..blocks {
-        for i in (0..cut.dwords).step_by(16) {
-            let count = (cut.dwords - i).min(16);
+        for i in (0..dwords).step_by(16) {
+            let count = (dwords - i).min(16);
             let mask = ((1u32 << count) - 1) as __mmask16;
             // SAFETY: `count` dwords of each row's block, `count` vectors of the panel's.
             unsafe {
                 let from = rows.as_ptr().add(b * cut.bytes + first + 4 * i);
                 let v = std::array::from_fn(|r| _mm512_maskz_loadu_epi32(mask, from.add(r * row).cast()));
-                let to = panel.as_mut_ptr().add(cut.dword_at(b, i, 0));
-                for (k, v) in transpose(v).into_iter().enumerate().take(count) {
-                    _mm512_storeu_si512(to.add(k * VECTOR).cast(), v);
+                let to = panel.as_mut_ptr().add(cut.vector_at(b, 0));
+                for (v, place) in transpose(v).into_iter().zip(&places[i..i + count]) {
+                    _mm512_storeu_si512(to.add(place * VECTOR).cast(), v);
                 }
             }
         }
         if cut.rest > 0 {
             for r in 0..ROWS {
                 let rest = &rows[r * row + b * cut.bytes + cut.rest_at..][..cut.rest];
-                panel[cut.rest_at(blocks, b, r)..][..cut.rest].copy_from_slice(rest);
+                panel[cut.vector_at(b, dwords) + r * cut.rest..][..cut.rest].copy_from_slice(rest);
             }
         }
     }

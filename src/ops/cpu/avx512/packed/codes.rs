@@ -4,6 +4,7 @@
 use super::{halves, kquants, legacy, low_high, vector};
 use crate::ops::cpu::blocks::LegacyBlock;
 use crate::ops::cpu::codes::{Iq4Nl, Iq4Xs, Mxfp4, Tq20};
+use crate::quant::packed::VECTOR;
 use crate::quant::{fp4, iq4};
 use std::arch::x86_64::*;
 
@@ -21,7 +22,7 @@ const fn above(values: [i8; 16], offset: u8) -> [u8; 16] {
 /// What 64 nibbles stand for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn lookup(table: &[u8; 16], nibbles: [__m512i; 8]) -> [__m512i; 8] {
+fn lookup<const N: usize>(table: &[u8; 16], nibbles: [__m512i; N]) -> [__m512i; N] {
     // SAFETY: 16 bytes.
     let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
     nibbles.map(|nibbles| _mm512_shuffle_epi8(table, nibbles))
@@ -52,10 +53,16 @@ impl kquants::Panel for Iq4Xs {
     const OFFSET: i32 = Iq4Xs::OFFSET as i32;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
         const TABLE: [u8; 16] = above(iq4::VALUES, Iq4Xs::OFFSET);
-        // SAFETY: 2 vectors of factors and scales, 4 of nibbles per group.
-        lookup(&TABLE, unsafe { legacy::nibbles(block, 2 + 16 * n + 4 * J) })
+        lookup(
+            &TABLE,
+            std::array::from_fn(|i| {
+                // SAFETY: 2 vectors of factors and scales, 4 of nibbles per group.
+                let v = unsafe { vector(block, 2 + 16 * n + 8 * p + 4 * i + k % 4) };
+                _mm512_and_si512(if k < 4 { v } else { _mm512_srli_epi16(v, 4) }, _mm512_set1_epi8(15))
+            }),
+        )
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -82,7 +89,7 @@ impl kquants::Panel for Iq4Xs {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(block: *const u8, _rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the first vector.
         let (d, _) = low_high(unsafe { vector(block, 0) });
         (d, d)
@@ -94,9 +101,9 @@ impl kquants::Panel for Tq20 {
     const OFFSET: i32 = Tq20::OFFSET as i32;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
         // SAFETY: 16 vectors.
-        unsafe { kquants::crumbs::<J>(block, 8 * n) }
+        kquants::crumbs(unsafe { vector(block, 8 * n + k) }, p)
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -105,9 +112,9 @@ impl kquants::Panel for Tq20 {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(_block: *const u8, rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the caller's word.
-        let d = unsafe { halves(rest) };
+        let d = unsafe { halves(block.add(Self::VECTORS * VECTOR)) };
         (d, d)
     }
 }

@@ -14,7 +14,7 @@ use super::kquants::{self, pairs, signed, starts};
 use super::{four, legacy, panel};
 use crate::ops::cpu::acts::Acts;
 use crate::ops::cpu::table::Rows;
-use crate::quant::packed::{ROWS, VECTOR};
+use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -60,14 +60,12 @@ struct Results {
 trait Family {
     /// Columns of a block.
     const BLOCK: usize;
-    /// Vectors of a block.
-    const VECTORS: usize;
-    /// Bytes of a row's rest.
-    const REST: usize;
+    /// Bytes of a block of sixteen rows.
+    const STEP: usize;
     /// Minima are subtracted.
     const SUBTRACT: bool;
-    /// Unpacks `blocks` from `b` on of the panel at `start` to the tile's panel `p`.
-    unsafe fn unpack(start: *const u8, rest: *const u8, blocks: usize, tile: &mut Tile, p: usize);
+    /// Unpacks `blocks` from `start` on to the tile's panel `p`.
+    unsafe fn unpack(start: *const u8, blocks: usize, tile: &mut Tile, p: usize);
     /// Fills [`Extra`] of a token from its sixteen sums.
     unsafe fn extra(sums: *const i16, out: &mut [i32; 16]);
     /// Adds a tile to the results of `T` tokens.
@@ -174,15 +172,12 @@ unsafe fn one_tile<F: Family>(
     tile: &mut Tile,
     results: &mut Results,
 ) {
-    let acts = rows.acts;
     // SAFETY: the panels hold their blocks.
     unsafe {
         // A panel that is not there stays in the tile as it is; its results go nowhere.
         for p in 0..P.min(panels - work.panel) {
-            let start = panel(rows, first + work.panel + p);
-            let rests = start.wrapping_add(acts.cols / F::BLOCK * F::VECTORS * VECTOR);
-            let block = start.wrapping_add(work.b * F::VECTORS * VECTOR);
-            F::unpack(block, rests.wrapping_add(work.b * F::REST * ROWS), work.blocks, tile, p);
+            let block = panel(rows, first + work.panel + p).wrapping_add(work.b * F::STEP);
+            F::unpack(block, work.blocks, tile, p);
         }
         // Groups as equal as can be.
         let mut groups = tokens.div_ceil(GROUP);
@@ -251,31 +246,24 @@ fn put_ps(to: &mut [f32; ROWS], v: __m512) {
 
 impl<B: kquants::Panel> Family for KQuant<B> {
     const BLOCK: usize = 256;
-    const VECTORS: usize = B::VECTORS;
-    const REST: usize = B::BYTES % 4;
+    const STEP: usize = B::STEP;
     const SUBTRACT: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-    unsafe fn unpack(start: *const u8, rest: *const u8, _blocks: usize, tile: &mut Tile, p: usize) {
+    unsafe fn unpack(start: *const u8, _blocks: usize, tile: &mut Tile, p: usize) {
         // SAFETY: the caller's word.
         unsafe {
-            for n in 0..2 {
-                for (j, w) in
-                    [B::group::<0>(start, n), B::group::<1>(start, n), B::group::<2>(start, n), B::group::<3>(start, n)]
-                        .into_iter()
-                        .enumerate()
-                {
-                    for (k, w) in w.into_iter().enumerate() {
-                        put(&mut tile.q[32 * n + 8 * j + k][p], w);
-                    }
+            for i in 0..32 {
+                let (n, pass, k) = (i / 16, i / 8 % 2, i % 8);
+                for (j, w) in B::groups(pass).into_iter().zip(B::columns(start, n, pass, k)) {
+                    put(&mut tile.q[32 * n + 8 * j + k][p], w);
                 }
             }
             let (s, m) = B::scales(start);
             for i in 0..B::SCALES {
-                let s = [signed::<0>(s[i]), signed::<1>(s[i]), signed::<2>(s[i]), signed::<3>(s[i])];
-                for (j, s) in s.into_iter().enumerate() {
-                    put(&mut tile.s[4 * i + j][p], s);
+                for j in 0..4 {
+                    put(&mut tile.s[4 * i + j][p], signed(s[i], j));
                 }
                 if !B::FOLDED {
                     let [even, odd] = pairs(m[i]);
@@ -283,7 +271,7 @@ impl<B: kquants::Panel> Family for KQuant<B> {
                     put(&mut tile.m[2 * i + 1][p], odd);
                 }
             }
-            let (d, dmin) = B::factors(start, rest);
+            let (d, dmin) = B::factors(start);
             put_ps(&mut tile.d[0][p], d);
             put_ps(&mut tile.dmin[0][p], dmin);
         }
@@ -360,21 +348,20 @@ impl<B: kquants::Panel> Family for KQuant<B> {
 
 impl<B: legacy::Panel> Family for Legacy<B> {
     const BLOCK: usize = 32;
-    const VECTORS: usize = B::VECTORS;
-    const REST: usize = B::REST;
+    const STEP: usize = B::STEP;
     const SUBTRACT: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-    unsafe fn unpack(start: *const u8, rest: *const u8, blocks: usize, tile: &mut Tile, p: usize) {
+    unsafe fn unpack(start: *const u8, blocks: usize, tile: &mut Tile, p: usize) {
         for b in 0..blocks {
             // SAFETY: the caller's word.
             unsafe {
-                let block = start.add(b * B::VECTORS * VECTOR);
+                let block = start.add(b * B::STEP);
                 for (k, w) in B::weights(block).into_iter().enumerate() {
                     put(&mut tile.q[8 * b + k][p], w);
                 }
-                let (d, m) = legacy::factors::<B>(block, rest.wrapping_add(b * B::REST * ROWS));
+                let (d, m) = legacy::factors::<B>(block);
                 put_ps(&mut tile.d[b][p], d);
                 put_ps(&mut tile.dmin[b][p], m);
             }

@@ -1,18 +1,16 @@
 //! `gemv_{q2k,q3k,q4k,q5k,q6k}_q8k_avx512vnni`, `gemv_{q80,q40,q41,q50,q51}_q8_avx512vnni`: panels times one token or few.
 //!
 //! A thread streams through its panels from front to back, each byte once for all tokens: weights are unpacked in
-//! registers, 32 columns at a time, and multiplied with each token. The lines ahead are asked for as it goes.
+//! registers, few columns at a time, and multiplied with each token.
 
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
 
 use super::kquants::{self, pairs, signed, starts};
 use super::{by_tokens, four, legacy, panel};
 use crate::ops::cpu::table::Rows;
-use crate::quant::packed::{ROWS, VECTOR};
+use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
-
-/// Bytes ahead of the block in work that are asked for.
-const AHEAD: usize = 4096;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Panels of a K-quant times at most six tokens.
 ///
@@ -38,13 +36,12 @@ pub(super) unsafe fn legacy_rows<B: legacy::Panel>(rows: &Rows<'_>) {
     }
 }
 
-/// Asks for `vectors` lines beyond; an address behind the weights does no harm.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(p: *const u8, vectors: usize) {
-    for i in 0..vectors {
-        _mm_prefetch(p.wrapping_add(AHEAD + i * VECTOR).cast(), _MM_HINT_T1);
-    }
+/// Loads before it stay before it, those after it after it. A panel is laid out in the order in which it is read here; the
+/// compiler, left to itself, mixes the loads of a whole block and asks for its lines out of order, and the prefetchers of
+/// the processor lose the stream: a third of the bandwidth is left. Prefetching by hand does not make up for it.
+#[inline(always)]
+fn keep_order() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Writes the results of panel `i`.
@@ -62,14 +59,14 @@ unsafe fn store<const T: usize>(rows: &Rows<'_>, i: usize, results: [__m512; T])
 unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
     let (acts, first, blocks) = (rows.acts, rows.tokens.start, rows.acts.cols / 256);
     let start = panel(rows, i);
-    let rests = start.wrapping_add(blocks * B::VECTORS * VECTOR);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
-        let block = start.wrapping_add(b * B::VECTORS * VECTOR);
-        prefetch(block, B::VECTORS);
+        let block = start.wrapping_add(b * B::STEP);
         // SAFETY: the panel holds its blocks; activations are padded to whole blocks.
         unsafe {
             let at: [usize; T] = std::array::from_fn(|t| acts.column(first + t, b * 256));
+            // Unchecked: behind a check's branch the compiler would gather all products and keep their factors on the stack.
+            let scale = at.map(|at| _mm512_set1_ps(*acts.d.as_ptr().add(at / 256)));
             let mut extra = [[0; 16]; T];
             for t in 0..T {
                 starts::<B>(acts.sums.as_ptr().add(at[t] / 16), &mut extra[t]);
@@ -77,17 +74,13 @@ unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: us
             let (s, m) = B::scales(block);
             let mut products = [_mm512_setzero_si512(); T];
             let q = at.map(|at| acts.q.as_ptr().add(at));
-            for n in 0..2 {
-                let s = if B::WIDE { [s[n], s[n]] } else { [s[2 * n], s[2 * n + 1]] };
-                group::<B, 0, T>(block, n, &q, &s, &extra, &mut products);
-                group::<B, 1, T>(block, n, &q, &s, &extra, &mut products);
-                group::<B, 2, T>(block, n, &q, &s, &extra, &mut products);
-                group::<B, 3, T>(block, n, &q, &s, &extra, &mut products);
-            }
-            let (d, dmin) = B::factors(block, rests.add(b * 2 * ROWS));
+            pass::<B, 0, 0, T>(block, &q, &s, &extra, &mut products);
+            pass::<B, 0, 1, T>(block, &q, &s, &extra, &mut products);
+            pass::<B, 1, 0, T>(block, &q, &s, &extra, &mut products);
+            pass::<B, 1, 1, T>(block, &q, &s, &extra, &mut products);
+            let (d, dmin) = B::factors(block);
             for t in 0..T {
-                let scale = _mm512_set1_ps(acts.scale(first + t, b));
-                acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t]), _mm512_mul_ps(d, scale), acc[t]);
+                acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t]), _mm512_mul_ps(d, scale[t]), acc[t]);
             }
             if B::FOLDED {
                 continue;
@@ -102,8 +95,7 @@ unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: us
                 }
             }
             for t in 0..T {
-                let scale = _mm512_set1_ps(acts.scale(first + t, b));
-                min[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[t]), _mm512_mul_ps(dmin, scale), min[t]);
+                min[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[t]), _mm512_mul_ps(dmin, scale[t]), min[t]);
             }
         }
     }
@@ -111,42 +103,39 @@ unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: us
     unsafe { store(rows, i, std::array::from_fn::<_, T, _>(|t| _mm512_sub_ps(acc[t], min[t]))) };
 }
 
-/// Adds group `J` of half `n` to the products of all tokens.
+/// Adds pass `P` of half `N` of a block, two groups of 32 columns, to the products of all tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn group<B: kquants::Panel, const J: usize, const T: usize>(
+unsafe fn pass<B: kquants::Panel, const N: usize, const P: usize, const T: usize>(
     block: *const u8,
-    n: usize,
     q: &[*const i8; T],
-    s: &[__m512i; 2],
+    s: &[__m512i; 4],
     extra: &[[i32; 16]; T],
     products: &mut [__m512i; T],
 ) {
+    let groups = B::groups(P);
+    // Dwords of columns that share a scale.
+    let share = if B::WIDE { 8 } else { 4 };
     // SAFETY: the caller's word.
     unsafe {
-        let w = B::group::<J>(block, n);
-        let a = q.map(|q| q.add(128 * n + 32 * J));
-        if B::WIDE {
-            let s = signed::<J>(s[0]);
-            for t in 0..T {
-                let mut sum = _mm512_set1_epi32(if B::FOLDED { extra[t][4 * n + J] } else { 0 });
-                for k in 0..8 {
-                    sum = _mm512_dpbusd_epi32(sum, w[k], four(a[t], k));
+        for h in 0..8 / share {
+            let start = |j: usize, t: usize| if B::FOLDED { extra[t][(4 * N + j) * 8 / share + h] } else { 0 };
+            let mut sums = groups.map(|j| std::array::from_fn::<_, T, _>(|t| _mm512_set1_epi32(start(j, t))));
+            for k in h * share..(h + 1) * share {
+                keep_order();
+                let w = B::columns(block, N, P, k);
+                for (i, j) in groups.into_iter().enumerate() {
+                    for t in 0..T {
+                        let a = four(q[t].add(128 * N + 32 * j), k);
+                        sums[i][t] = _mm512_dpbusd_epi32(sums[i][t], w[i], a);
+                    }
                 }
-                products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(sum, s));
             }
-            return;
-        }
-        let s = s[J / 2];
-        let s = if J.is_multiple_of(2) { [signed::<0>(s), signed::<1>(s)] } else { [signed::<2>(s), signed::<3>(s)] };
-        for t in 0..T {
-            for h in 0..2 {
-                let start = if B::FOLDED { extra[t][8 * n + 2 * J + h] } else { 0 };
-                let mut sum = _mm512_set1_epi32(start);
-                for k in 4 * h..4 * h + 4 {
-                    sum = _mm512_dpbusd_epi32(sum, w[k], four(a[t], k));
+            for (sums, j) in sums.into_iter().zip(groups) {
+                let s = if B::WIDE { signed(s[N], j) } else { signed(s[2 * N + j / 2], 2 * (j % 2) + h) };
+                for t in 0..T {
+                    products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(sums[t], s));
                 }
-                products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(sum, s[h]));
             }
         }
     }
@@ -157,15 +146,14 @@ unsafe fn group<B: kquants::Panel, const J: usize, const T: usize>(
 unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
     let (acts, first, blocks) = (rows.acts, rows.tokens.start, rows.acts.cols / 32);
     let start = panel(rows, i);
-    let rests = start.wrapping_add(blocks * B::VECTORS * VECTOR);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
-        let (block, rest) = (start.wrapping_add(b * B::VECTORS * VECTOR), rests.wrapping_add(b * B::REST * ROWS));
-        prefetch(block, B::VECTORS);
+        let block = start.wrapping_add(b * B::STEP);
+        keep_order();
         // SAFETY: the panel holds its blocks; activations are padded to whole blocks.
         unsafe {
             let w = B::weights(block);
-            let (d, m) = legacy::factors::<B>(block, rest);
+            let (d, m) = legacy::factors::<B>(block);
             for t in 0..T {
                 let at = acts.column(first + t, b * 32);
                 let mut sum = _mm512_setzero_si512();

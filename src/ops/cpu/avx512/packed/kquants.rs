@@ -1,12 +1,15 @@
-//! K-quants' panels taken apart: weights by groups of 32 columns, scales and minima as bytes, four a dword.
+//! K-quants' panels taken apart: weights by columns of two groups of 32, scales and minima as bytes, four a dword.
 
 use super::{halves, low_high, vector};
 use crate::ops::cpu::blocks::{KBlock, Q2K, Q3K, Q4K, Q5K, Q6K};
+use crate::quant::packed::VECTOR;
 use std::arch::x86_64::*;
 
 /// What the kernels need of a family.
 pub(super) trait Panel: KBlock {
-    /// Vectors of a block.
+    /// Bytes of a block of sixteen rows.
+    const STEP: usize = 16 * Self::BYTES;
+    /// Vectors of a block; its rest stands behind them.
     const VECTORS: usize = Self::BYTES / 4;
     /// Scales hold for 32 columns, else for 16.
     const WIDE: bool;
@@ -15,61 +18,58 @@ pub(super) trait Panel: KBlock {
     /// Vectors of scales: four scales a dword.
     const SCALES: usize = if Self::WIDE { 2 } else { 4 };
 
-    /// Unsigned weights of group `J` of half `n` (128 columns): eight vectors of four columns.
+    /// Nibbles of a byte belong to groups two apart, else to neighbours.
+    const APART: bool = false;
+
+    /// The groups of 32 columns, of a half's four, that pass `p` (0 or 1) takes.
+    fn groups(p: usize) -> [usize; 2] {
+        if Self::APART { [p, p + 2] } else { [2 * p, 2 * p + 1] }
+    }
+
+    /// Unsigned weights of half `n` (128 columns): columns `4k..4k + 4` of each of the groups of pass `p`. Going through
+    /// `n`, `p` and `k` reads the vectors in their order, as the processor's prefetchers want it.
     ///
     /// # Safety
     /// AVX-512; [`Panel::VECTORS`] are readable from `block` on.
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8];
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2];
 
     /// Scales (signed bytes) and minima (unsigned, where the type has its own), four a dword, [`Panel::SCALES`] vectors.
     ///
     /// # Safety
-    /// As [`Panel::group`].
+    /// As [`Panel::columns`].
     unsafe fn scales(block: *const u8) -> ([__m512i; 4], [__m512i; 4]);
 
-    /// Factors of scales and minima; `rest` is the block's.
+    /// Factors of scales and minima.
     ///
     /// # Safety
-    /// As [`Panel::group`], and 32 bytes are readable from `rest` on where the type has a rest.
-    unsafe fn factors(block: *const u8, rest: *const u8) -> (__m512, __m512);
+    /// As [`Panel::columns`], and the block's rest is readable.
+    unsafe fn factors(block: *const u8) -> (__m512, __m512);
 }
 
-/// Nibbles of eight vectors from vector `at` on: the low ones, or the high ones.
+/// The low nibble of every byte, and the high one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn nibbles(block: *const u8, at: usize, high: bool) -> [__m512i; 8] {
-    // SAFETY: the caller's word.
-    let v: [__m512i; 8] = std::array::from_fn(|k| unsafe { vector(block, at + k) });
-    v.map(|v| _mm512_and_si512(if high { _mm512_srli_epi16(v, 4) } else { v }, _mm512_set1_epi8(15)))
+fn nibbles(v: __m512i) -> [__m512i; 2] {
+    [v, _mm512_srli_epi16(v, 4)].map(|v| _mm512_and_si512(v, _mm512_set1_epi8(15)))
 }
 
-/// Pairs of bits `2J`, `2J + 1` of every byte of eight vectors from vector `at` on.
+/// Pairs of bits `2p` and `2p + 1` of every byte, of its four.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn crumbs<const J: usize>(block: *const u8, at: usize) -> [__m512i; 8] {
-    // SAFETY: the caller's word.
-    let v: [__m512i; 8] = std::array::from_fn(|k| unsafe { vector(block, at + k) });
-    let down = |v| match J {
-        0 => v,
-        1 => _mm512_srli_epi16(v, 2),
-        2 => _mm512_srli_epi16(v, 4),
-        _ => _mm512_srli_epi16(v, 6),
-    };
-    v.map(|v| _mm512_and_si512(down(v), _mm512_set1_epi8(3)))
+pub(super) fn crumbs(v: __m512i, p: usize) -> [__m512i; 2] {
+    let down = |bits: usize| _mm512_srlv_epi16(v, _mm512_set1_epi16(bits as i16));
+    [down(4 * p), down(4 * p + 2)].map(|v| _mm512_and_si512(v, _mm512_set1_epi8(3)))
 }
 
-/// Adds bit `from` of every byte of eight vectors from vector `at` on as bit `to`, which is clear in `q`.
+/// Adds bits `from` and `from + 1` of every byte of `bits`, one to each of two groups as bit `to`, which is clear there.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn add_bit(q: [__m512i; 8], block: *const u8, at: usize, from: usize, to: usize) -> [__m512i; 8] {
-    // A dword turned so that every byte's bit stays in its byte.
-    let turn = _mm512_set1_epi32(from as i32 - to as i32);
-    let bit = _mm512_set1_epi8(1 << to);
-    std::array::from_fn(|k| {
-        // SAFETY: the caller's word.
-        let turned = _mm512_rorv_epi32(unsafe { vector(block, at + k) }, turn);
+fn add_bits(q: [__m512i; 2], bits: __m512i, from: usize, to: usize) -> [__m512i; 2] {
+    std::array::from_fn(|i| {
+        // A dword turned so that every byte's bit stays in its byte.
+        let turned = _mm512_rorv_epi32(bits, _mm512_set1_epi32((from + i) as i32 - to as i32));
         // q | turned & bit
-        _mm512_ternarylogic_epi32(q[k], turned, bit, 0xf8)
+        _mm512_ternarylogic_epi32(q[i], turned, _mm512_set1_epi8(1 << to), 0xf8)
     })
 }
 
@@ -93,9 +93,9 @@ impl Panel for Q4K {
     const WIDE: bool = true;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
         // SAFETY: 32 vectors of nibbles behind 4 of factors and scales.
-        unsafe { nibbles(block, 4 + 16 * n + 8 * (J / 2), J % 2 == 1) }
+        nibbles(unsafe { vector(block, 4 + 16 * n + 8 * p + k) })
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -105,7 +105,7 @@ impl Panel for Q4K {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(block: *const u8, _rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the first vector.
         low_high(unsafe { vector(block, 0) })
     }
@@ -115,9 +115,11 @@ impl Panel for Q5K {
     const WIDE: bool = true;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
-        // SAFETY: 4 vectors of factors and scales, 8 of fifth bits, 32 of nibbles.
-        unsafe { add_bit(nibbles(block, 12 + 16 * n + 8 * (J / 2), J % 2 == 1), block, 4, 4 * n + J, 4) }
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
+        let at = if n + p == 0 { 5 + 2 * k } else { 12 + 16 * n + 8 * p + k };
+        // SAFETY: 4 vectors of factors and scales, 8 of fifth bits in turn with as many of the 32 of nibbles.
+        let (v, bits) = unsafe { (vector(block, at), vector(block, 4 + 2 * k)) };
+        add_bits(nibbles(v), bits, 4 * n + 2 * p, 4)
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -127,7 +129,7 @@ impl Panel for Q5K {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(block: *const u8, _rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the first vector.
         low_high(unsafe { vector(block, 0) })
     }
@@ -136,35 +138,33 @@ impl Panel for Q5K {
 impl Panel for Q6K {
     const WIDE: bool = false;
     const OFFSET: i32 = 32;
+    const APART: bool = true;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
-        // SAFETY: 32 vectors of nibbles, 16 of pairs of upper bits, 4 of scales.
-        let low = unsafe { nibbles(block, 16 * n + 8 * (J % 2), J >= 2) };
-        std::array::from_fn(|k| {
-            // SAFETY: as above.
-            let high = unsafe { vector(block, 32 + 8 * n + k) };
-            let high = match J {
-                0 => _mm512_slli_epi16(high, 4),
-                1 => _mm512_slli_epi16(high, 2),
-                2 => high,
-                _ => _mm512_srli_epi16(high, 2),
-            };
-            // low | high & 0x30
-            _mm512_ternarylogic_epi32(low[k], high, _mm512_set1_epi8(0x30), 0xf8)
-        })
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
+        let half = 4 + 24 * n;
+        // SAFETY: 4 vectors of scales; each half has 8 of nibbles in turn with 8 of pairs of upper bits, then 8 of nibbles.
+        let (v, high) = unsafe {
+            (vector(block, if p == 0 { half + 2 * k } else { half + 16 + k }), vector(block, half + 2 * k + 1))
+        };
+        let low = nibbles(v);
+        // Pairs of bits 0 and 2, or 1 and 3, to where they belong.
+        let up = if p == 0 { 4 } else { 2 };
+        let high = [_mm512_sllv_epi16(high, _mm512_set1_epi16(up)), _mm512_srlv_epi16(high, _mm512_set1_epi16(4 - up))];
+        // low | high & 0x30
+        std::array::from_fn(|i| _mm512_ternarylogic_epi32(low[i], high[i], _mm512_set1_epi8(0x30), 0xf8))
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn scales(block: *const u8) -> ([__m512i; 4], [__m512i; 4]) {
         // SAFETY: the caller's word.
-        (std::array::from_fn(|i| unsafe { vector(block, 48 + i) }), [_mm512_setzero_si512(); 4])
+        (std::array::from_fn(|i| unsafe { vector(block, i) }), [_mm512_setzero_si512(); 4])
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(_block: *const u8, rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the caller's word.
-        let d = unsafe { halves(rest) };
+        let d = unsafe { halves(block.add(Self::VECTORS * VECTOR)) };
         (d, d)
     }
 }
@@ -173,9 +173,9 @@ impl Panel for Q2K {
     const WIDE: bool = false;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
         // SAFETY: 4 vectors of scales, 16 of weights, 1 of factors.
-        unsafe { crumbs::<J>(block, 4 + 8 * n) }
+        crumbs(unsafe { vector(block, 4 + 8 * n + k) }, p)
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -187,7 +187,7 @@ impl Panel for Q2K {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(block: *const u8, _rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the last vector.
         low_high(unsafe { vector(block, 20) })
     }
@@ -198,15 +198,16 @@ impl Panel for Q3K {
     const OFFSET: i32 = 4;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn group<const J: usize>(block: *const u8, n: usize) -> [__m512i; 8] {
-        // SAFETY: 8 vectors of third bits, 16 of weights, 3 of scales.
-        unsafe { add_bit(crumbs::<J>(block, 8 + 8 * n), block, 0, 4 * n + J, 2) }
+    unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
+        // SAFETY: 3 vectors of scales, 8 of third bits in turn with as many of the 16 of weights.
+        let (v, bits) = unsafe { (vector(block, if n == 0 { 4 + 2 * k } else { 19 + k }), vector(block, 3 + 2 * k)) };
+        add_bits(crumbs(v, p), bits, 4 * n + 2 * p, 2)
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn scales(block: *const u8) -> ([__m512i; 4], [__m512i; 4]) {
         // SAFETY: the caller's word.
-        let (a, b, top) = unsafe { (vector(block, 24), vector(block, 25), vector(block, 26)) };
+        let (a, b, top) = unsafe { (vector(block, 0), vector(block, 1), vector(block, 2)) };
         let (nibble, two) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
         let join = |low, top| {
             let six = _mm512_ternarylogic_epi32(_mm512_and_si512(low, nibble), top, two, 0xf8);
@@ -222,9 +223,9 @@ impl Panel for Q3K {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factors(_block: *const u8, rest: *const u8) -> (__m512, __m512) {
+    unsafe fn factors(block: *const u8) -> (__m512, __m512) {
         // SAFETY: the caller's word.
-        let d = unsafe { halves(rest) };
+        let d = unsafe { halves(block.add(Self::VECTORS * VECTOR)) };
         (d, d)
     }
 }
@@ -232,13 +233,8 @@ impl Panel for Q3K {
 /// Byte `k` of each dword with its sign.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn signed<const K: usize>(v: __m512i) -> __m512i {
-    match K {
-        0 => _mm512_srai_epi32(_mm512_slli_epi32(v, 24), 24),
-        1 => _mm512_srai_epi32(_mm512_slli_epi32(v, 16), 24),
-        2 => _mm512_srai_epi32(_mm512_slli_epi32(v, 8), 24),
-        _ => _mm512_srai_epi32(v, 24),
-    }
+pub(super) fn signed(v: __m512i, k: usize) -> __m512i {
+    _mm512_srai_epi32(_mm512_sllv_epi32(v, _mm512_set1_epi32(24 - 8 * k as i32)), 24)
 }
 
 /// Bytes 0 and 2, and bytes 1 and 3 of each dword, as pairs of words.

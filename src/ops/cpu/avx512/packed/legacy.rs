@@ -2,14 +2,15 @@
 
 use super::{halves, low_high, powers, vector};
 use crate::ops::cpu::blocks::{LegacyBlock, Q40, Q41, Q50, Q51, Q80};
+use crate::quant::packed::VECTOR;
 use std::arch::x86_64::*;
 
 /// What the kernels need of a family.
 pub(super) trait Panel: LegacyBlock {
-    /// Vectors of a block.
+    /// Bytes of a block of sixteen rows.
+    const STEP: usize = 16 * Self::BYTES;
+    /// Vectors of a block; its rest stands behind them.
     const VECTORS: usize = Self::BYTES / 4;
-    /// Bytes of a row's rest.
-    const REST: usize = Self::BYTES % 4;
 
     /// Unsigned weights: eight vectors of four columns.
     ///
@@ -21,15 +22,16 @@ pub(super) trait Panel: LegacyBlock {
 /// Scales and minima of a block; types without minima have their scales in the rest, others both in the first vector.
 ///
 /// # Safety
-/// As [`Panel::weights`], and sixteen rests are readable from `rest` on where the type has one.
+/// As [`Panel::weights`], and the block's rest is readable where the type has one.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn factors<B: Panel>(block: *const u8, rest: *const u8) -> (__m512, __m512) {
+pub(super) unsafe fn factors<B: Panel>(block: *const u8) -> (__m512, __m512) {
     // SAFETY: the caller's word.
     unsafe {
         if B::MIN {
             low_high(vector(block, 0))
         } else {
+            let rest = block.add(B::VECTORS * VECTOR);
             (if B::EXPONENT { powers(rest) } else { halves(rest) }, _mm512_setzero_ps())
         }
     }
