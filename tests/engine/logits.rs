@@ -107,21 +107,37 @@ fn scaled_rotary_embeddings_agree_with_llama_cpp() {
     }
 }
 
+/// `name`'s logits over the tokens, in an executor of so much context, against transformers' in `golden`.
+fn assert_transformers_golden(name: &str, golden: &str, tokens: &[u32], context: usize) {
+    let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+    let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{golden}.npy"))).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+    let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mut exec = executor(&file.path, KvType::F32, context);
+    let found = assert_same_at_any_chunk(&mut exec, tokens, name).concat();
+    let difference = max_difference(&found, &expected);
+    println!("{golden}: off by {:.1e} of the range", difference / range(&expected));
+    assert!(difference <= 1e-3 * range(&expected), "{golden}: off by {difference}");
+}
+
 #[test]
 fn f32_models_of_each_architecture_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     assert!(ids.len() >= 64);
     for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"] {
-        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
-        let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{name}.npy"))).unwrap();
-        let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
-        let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let mut exec = executor(&file.path, KvType::F32, 96);
-        let found = assert_same_at_any_chunk(&mut exec, &ids, name).concat();
-        let difference = max_difference(&found, &expected);
-        println!("{name}: off by {:.1e} of the range", difference / range(&expected));
-        assert!(difference <= 1e-3 * range(&expected), "{name}: off by {difference}");
+        assert_transformers_golden(name, name, &ids, 96);
     }
+}
+
+/// Windows of 16 and 24 tokens, sinks, two rotations in one model, queries that grow each 16 positions.
+#[test]
+fn models_with_windows_and_rotations_of_their_own_agree_with_transformers() {
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    for name in ["gpt-oss", "gemma3", "phi3", "mistral3"] {
+        assert_transformers_golden(name, name, &ids, 96);
+    }
+    // Within the original context there are other factors.
+    assert_transformers_golden("phi3", "phi3-short", &ids[..32], 32);
 }
 
 /// The sequences over which a distance is taken. (One of 48 tokens is too small a sample of the rounding noise: it scatters by
