@@ -171,6 +171,12 @@ pub fn distances(name: &str, path: &Path, case: &Value, sample: &Sample) -> f64 
             assert!(difference <= 1e-4 * range(&expected), "{name} {key}: off by {difference}");
         }
     }
+    distance(name, path, &mut decoded, sample)
+}
+
+/// The distance of a quantised model from `decoded` alone.
+pub fn distance(name: &str, path: &Path, decoded: &mut Executor, sample: &Sample) -> f64 {
+    let tokens = &sample.tokens;
     let mut quantised = executor(path, KvType::F32, 64);
     assert_same_at_any_chunk(&mut quantised, tokens, name);
 
@@ -179,7 +185,7 @@ pub fn distances(name: &str, path: &Path, case: &Value, sample: &Sample) -> f64 
     for sequence in 0..sample.sequences {
         let shifted: Vec<u32> = tokens.iter().map(|t| (t + sample.shift * sequence) % vocab).collect();
         found.extend(logits(&mut quantised, &shifted, 48).concat());
-        exact.extend(logits(&mut decoded, &shifted, 48).concat());
+        exact.extend(logits(decoded, &shifted, 48).concat());
     }
     nmse(&found, &exact)
 }
