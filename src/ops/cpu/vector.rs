@@ -156,7 +156,7 @@ fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[inline(always)]
 fn gelu_mul(gate: &mut [f32], up: &[f32]) {
     // 2 √(2/π), and times 0.044715.
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769_2;
     const CUBIC: f32 = 0.071_354_814;
     for (gate, &up) in gate.iter_mut().zip(up) {
         let g = *gate;

@@ -58,8 +58,9 @@ fn activation_and_sum_equal_the_reference() {
 
 #[test]
 fn other_activations_equal_the_reference() {
+    type Specification = fn(&mut [f32], &[f32]);
     type Own = fn(&super::Cpu, &mut [f32], &[f32]);
-    let kinds: [(&str, fn(&mut [f32], &[f32]), Own); 2] = [
+    let kinds: [(&str, Specification, Own); 2] = [
         ("gelu", reference::gelu_mul, super::Cpu::gelu_mul),
         ("clamped", reference::clamped_silu_mul, super::Cpu::clamped_silu_mul),
     ];
