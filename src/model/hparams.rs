@@ -167,7 +167,7 @@ impl<'a> Keys<'a> {
     fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
         let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
         match (architecture, experts) {
-            (Architecture::Llama, 0) => return Ok(None),
+            (Architecture::Llama | Architecture::Mistral3, 0) => return Ok(None),
             _ if architecture.is_dense() && experts == 0 => return Ok(None),
             (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
             _ if architecture.is_dense() => {

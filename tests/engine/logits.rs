@@ -220,11 +220,33 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
     assert!(mean <= 1.005, "worse than llama.cpp on the whole: {mean}");
 }
 
+/// Several splits of attention, most of them outside of the windows, and sinks that count once.
+#[test]
+fn long_prompts_of_windowed_models_are_the_same_at_any_chunk() {
+    let file = unpack("tests/data/tiny/gpt-oss.gguf.zst");
+    let tokens: Vec<u32> = (0..1100).map(|i| 3 + i * 37 % 500).collect();
+    let mut exec = executor(&file.path, KvType::F16, 1120);
+    let whole = logits(&mut exec, &tokens, 1100);
+    for chunk in [200, 512] {
+        assert_eq!(logits(&mut exec, &tokens, chunk), whole, "chunks of {chunk}");
+    }
+    let mut solo = Solo::new(&mut exec);
+    solo.feed(&tokens[..1090], Wanted::Nothing);
+    for (at, token) in tokens.iter().enumerate().skip(1090) {
+        assert_eq!(solo.feed(std::slice::from_ref(token), Wanted::Last), whole[at], "one by one, at {at}");
+    }
+}
+
 #[test]
 fn a_batch_of_mixed_sequences_equals_each_alone() {
-    let file = unpack("tests/data/tiny/qwen3.gguf.zst");
-    let golden = json("tests/data/tiny/golden.json");
-    let tokens = u32s(&golden["qwen3.gguf"]["tokens"]);
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    for name in ["tiny/qwen3", "tiny/gpt-oss", "hf-tiny/gemma3", "hf-tiny/mistral3"] {
+        assert_mixed_batch(name, &ids[..48]);
+    }
+}
+
+fn assert_mixed_batch(name: &str, tokens: &[u32]) {
+    let file = unpack(&format!("tests/data/{name}.gguf.zst"));
     let mut exec = executor(&file.path, KvType::F16, 256);
     let vocab = exec.hparams().vocab;
     let alone: Vec<_> = [48, 20, 1].map(|n| logits(&mut exec, &tokens[48 - n..], 48)).into();
@@ -242,10 +264,10 @@ fn a_batch_of_mixed_sequences_equals_each_alone() {
     let mut layers = 0;
     let batch = Batch { tokens: &mixed, seqs: &seqs, logit_rows: &[0, 15, 35] };
     let last = exec.forward(&batch, &mut || layers += 1);
-    assert_eq!(last[..vocab], alone[2][0]);
-    assert_eq!(last[vocab..2 * vocab], alone[0][47]);
-    assert_eq!(last[2 * vocab..], alone[1][19]);
+    assert_eq!(last[..vocab], alone[2][0], "{name}");
+    assert_eq!(last[vocab..2 * vocab], alone[0][47], "{name}");
+    assert_eq!(last[2 * vocab..], alone[1][19], "{name}");
     let bits: Vec<u32> = alone[0][..33].concat().iter().map(|l| l.to_bits()).collect();
-    assert_eq!(first, bits);
+    assert_eq!(first, bits, "{name}");
     assert_eq!(layers, exec.hparams().layers);
 }
