@@ -1,6 +1,6 @@
 //! The table of a model's rotary embedding, from its metadata: plain RoPE (arXiv 2104.09864), linear scaling
-//! (2306.15595), YaRN (2309.00071), LongRoPE (2402.13753) and Llama 3's frequency factors. Made once, when an `Executor` is; turning by it is
-//! `ops`.
+//! (2306.15595), YaRN (2309.00071), LongRoPE (2402.13753) and Llama 3's frequency factors. Made once, when an `Executor`
+//! is; turning by it is `ops`.
 
 use crate::model::{Model, Rope, RopeKind, RopeScaling};
 use crate::ops::{RopePairing, RopeTable, Tensor};

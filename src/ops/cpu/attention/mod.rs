@@ -6,7 +6,8 @@
 //! each token takes what it sees. Positions are taken in blocks of [`KV_BLOCK`] within splits of [`SPLIT`], both at
 //! absolute positions; a split yields maxima, sums and weighted values, and splits are joined in order. So a token's
 //! result depends neither on how a prompt was cut nor on the number of threads, nor on the tier. When there are few items
-//! (decoding at a long context), the splits of an item are computed by different threads; the last one joins them. Sinks join at the very end.
+//! (decoding at a long context), the splits of an item are computed by different threads; the last one joins them.
+//! Sinks join at the very end.
 
 mod kernels;
 mod lanes;
@@ -283,7 +284,7 @@ impl Job<'_> {
                     let (sink, seen) = (sinks[head] * std::f32::consts::LOG2_E, total.max[query]);
                     let max = sink.max(seen);
                     let (kept, own) = ((seen - max).exp2(), (sink - max).exp2());
-                    kept / total.sum[query].mul_add(kept, own)
+                    kept / (total.sum[query] * kept + own)
                 }
             };
             out.iter_mut().zip(values).for_each(|(out, &v)| *out = v * scale);
