@@ -252,8 +252,8 @@ fn attention(tiers: &[Cpu], dtype: DType, rounds: usize, limit: f64) {
                 let began = Instant::now();
                 for (keys, values) in keys.chunks_exact_mut(key_bytes).zip(values.chunks_exact_mut(value_bytes)) {
                     let kv = KvLayer { shape, keys, values };
-                    let args =
-                        Attention { q: &q, heads: 12, kv: &kv, seqs: &seqs, scale: 0.1, window: None, out: &mut out };
+                    let (q, seqs, out) = (&q, &seqs, &mut out);
+                    let args = Attention { q, heads: 12, kv: &kv, seqs, scale: 0.1, window: None, sinks: None, out };
                     bytes = args.bytes_moved();
                     cpu.attention(args);
                 }

@@ -198,7 +198,7 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l json -d 'Resu
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s m -l model -d 'The same, as llama-bench names it' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l shape -d 'Measure a model of this true shape with random weights, with fewer layers if given: qwen2.5-0.5b, -1.5b, -7b or -32b, llama-3.1-8b, qwen3-0.6b, qwen3-4b and others' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l quant -d 'Types of the weights of --shape: q4_k_m, q5_k_m, q4_k_s, q5_k_s, q3_k_s, q6_k, q8_0, q4_0, q4_1, q5_0, q5_1, f16, bf16' -r
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l quant -d 'Types of the weights of --shape: q4_k_m, q5_k_m, q4_k_s, q5_k_s, q3_k_s, q6_k, q8_0, q4_0, q4_1, q5_0, q5_1, f16, bf16, mxfp4' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s p -l prompt -d 'Lengths of prompts to measure; 0 for none' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s n -l generate -d 'Numbers of generated tokens to measure; 0 for none' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s d -l depth -d 'Depths of context to measure at' -r

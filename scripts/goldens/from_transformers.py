@@ -4,12 +4,13 @@
   pip install numpy torch transformers gguf zstandard
   from_transformers.py OUT            writes for each of MODELS OUT/NAME.gguf.zst, a small model of random weights, and
                                       OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
+                                      (OUT/phi3-short.npy: over its first 32, phi3's original context)
   from_transformers.py OUT --check    makes all of it again and compares: weights exactly, logits within 1e-5 of the range
 
 The second referee: it shares no code with llama.cpp. The weights go from transformers' modules to the file by the writer
 below, not by llama.cpp's converter, so names, orders of heads and hyperparameters are checked as well.
 """
-import json, os, sys, tempfile
+import json, math, os, sys, tempfile
 import gguf
 import numpy as np
 import torch
@@ -17,15 +18,19 @@ import transformers
 import zstandard
 
 VOCAB, TOKENS, CONTEXT = 160, 72, 256
+SHORT = 32  # phi3's original context
 BASE = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=32)
+YARN = dict(rope_type="yarn", original_max_position_embeddings=32, beta_fast=32.0, beta_slow=1.0)
 PLAIN = dict(rope_type="default", rope_theta=1e4)
 EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=48)
 # Each with what is its own: Llama 3's rotary frequencies, Qwen2's biases and tied embeddings, Qwen3's heads wider than
 # the model and their norms, Qwen2-MoE's unnormalised weights and gated shared expert, GLM-4.5's leading dense layer, partial
-# rotation, sigmoids with a bias for the choice, and scale, MiniMax-M2's norms over all heads together.
+# rotation, sigmoids with a bias for the choice, and scale, MiniMax-M2's norms over all heads together, gpt-oss's sinks,
+# alternating windows, biases of experts and clamped activation, Gemma 3's norms, windows, two rotations and cap, Phi-3's
+# fused matrices and two sets of rotary factors, Ministral 3's queries that grow. All windows are shorter than the sequence.
 MODELS = {
     "llama": ("Llama", dict(BASE, rms_norm_eps=1e-5, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(BASE, rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -42,16 +47,34 @@ MODELS = {
                                 rope_parameters=dict(PLAIN, partial_rotary_factor=0.5))),
     "minimax-m2": ("MiniMaxM2", dict(BASE, rms_norm_eps=1e-6, num_local_experts=8, num_experts_per_tok=3, head_dim=32,
                                      rope_parameters=dict(PLAIN, partial_rotary_factor=0.5))),
+    "gpt-oss": ("GptOss", dict(BASE, rms_norm_eps=1e-5, num_hidden_layers=4, head_dim=32, intermediate_size=48, num_local_experts=8,
+                               num_experts_per_tok=3, sliding_window=16,
+                               # As OpenAI's, but that the pairs of YaRN's ramp turn within the sequence.
+                               rope_parameters=dict(YARN, rope_theta=5e2, factor=32.0, truncate=False,
+                                                    original_max_position_embeddings=4096))),
+    "gemma3": ("Gemma3", dict(BASE, rms_norm_eps=1e-6, num_hidden_layers=7, head_dim=32, query_pre_attn_scalar=32, sliding_window=16,
+                              final_logit_softcapping=3.0,
+                              rope_parameters=dict(sliding_attention=PLAIN, full_attention=dict(
+                                  rope_type="linear", rope_theta=1e6, factor=8.0)))),
+    "phi3": ("Phi3", dict(BASE, rms_norm_eps=1e-5, sliding_window=24, original_max_position_embeddings=SHORT, rope_parameters=dict(
+        rope_type="longrope", rope_theta=1e4, partial_rotary_factor=0.75, original_max_position_embeddings=SHORT,
+        short_factor=[1.0, 1.0, 1.05, 1.1, 1.3, 1.5], long_factor=[1.0, 1.2, 1.9, 3.5, 6.0, 8.0]))),
+    "mistral3": ("Ministral3", dict(BASE, rms_norm_eps=1e-5, head_dim=32, rope_parameters=dict(
+        YARN, rope_theta=1e6, factor=16.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=1.0,
+        llama_4_scaling_beta=0.1))),
 }
+CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "self_attn.sinks": "attn_sinks", "mlp.router": "ffn_gate_inp", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
     **{f"mlp.shared_expert{s}.{part}_proj": f"ffn_{part}_shexp" for s in ("", "s") for part in ("gate", "up", "down")},
 }
-# GLM-4.5's files call the norm before the feed-forward what transformers calls it.
-OTHER = {("glm4moe", "post_attention_layernorm"): "post_attention_norm"}
+# These files call the norm what transformers calls it: the one before the feed-forward, Gemma's after the attention.
+OTHER = {(name, "post_attention_layernorm"): "post_attention_norm" for name in ("glm4moe", "gpt-oss", "gemma3")}
 ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -64,13 +87,17 @@ def weights(module):
 def model(name, number):
     """The module with weights that depend on nothing but numpy's generator."""
     kind, settings = MODELS[name]
-    module = getattr(transformers, kind + "ForCausalLM")(getattr(transformers, kind + "Config")(**settings)).float().eval()
+    config = getattr(transformers, CONFIGS.get(kind, kind + "Config"))(**settings)
+    module = getattr(transformers, kind + "ForCausalLM")(config).float().eval()
     random = np.random.default_rng(number)
     with torch.no_grad():
         for key, parameter in weights(module):
             values = torch.from_numpy(random.standard_normal(tuple(parameter.shape), dtype=np.float32))
-            values = 1 + 0.1 * values if "norm" in key else (0.2 if key.endswith("bias") else 0.12) * values
-            if key.endswith("mlp.gate.weight"):
+            one = 0 if name == "gemma3" else 1  # Gemma's norms add it themselves
+            values = one + 0.1 * values if "norm" in key else (0.2 if key.endswith("bias") else 0.12) * values
+            if key.endswith(("sinks", "gate_up_proj")) and name == "gpt-oss":
+                values *= 5  # sinks of the scores' size, activations beyond what they are clamped to
+            if key.endswith(("mlp.gate.weight", "mlp.router.weight")):
                 values *= 4  # decided choices: nearly equal scores would fall out differently by rounding
             # Few bits of mantissa: the file compresses.
             parameter.copy_(values.bfloat16().float())
@@ -78,7 +105,7 @@ def model(name, number):
 
 
 def tensor_name(name, key):
-    stem, kind = key.rsplit(".", 1)
+    stem, kind = key.rsplit(".", 1) if not key.endswith("sinks") else (key, "weight")
     if stem in ENDS:
         return f"{ENDS[stem]}.{kind}"
     layer, part = stem.removeprefix("model.layers.").split(".", 1)
@@ -90,9 +117,18 @@ def tensors(name, module):
     config = module.config
     for key, value in weights(module):
         value, layer = value.detach().numpy(), "".join(key.split(".")[2:3])
-        if name in ("llama", "mixtral") and ("q_proj" in key or "k_proj" in key):
+        if name in ("llama", "mixtral", "mistral3") and ("q_proj" in key or "k_proj" in key):
             value = interleaved(value, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
-        if key.endswith("experts.gate_up_proj"):
+        if name == "gemma3" and "norm" in key:
+            value = value + 1
+        if name == "gpt-oss" and ".experts." in key:
+            # Gate and up take turns, and matrices are stored by columns.
+            part, kind = key.rsplit(".", 1)[-1].removesuffix("_bias"), "bias" if key.endswith("bias") else "weight"
+            value = value if kind == "bias" else value.swapaxes(1, 2)
+            halves = [("gate", value[:, ::2]), ("up", value[:, 1::2])] if part == "gate_up_proj" else [("down", value)]
+            for part, half in halves:
+                yield f"blk.{layer}.ffn_{part}_exps.{kind}", half
+        elif key.endswith("experts.gate_up_proj"):
             for part, half in zip(("gate", "up"), np.split(value, 2, axis=1)):
                 yield f"blk.{layer}.ffn_{part}_exps.weight", half
         elif key.endswith("experts.down_proj"):
@@ -108,9 +144,9 @@ def write_routing(writer, name, config):
     get = lambda *keys: next((getattr(config, key) for key in keys if getattr(config, key, None) is not None), None)
     writer.add_expert_count(get("num_experts", "num_local_experts", "n_routed_experts"))
     writer.add_expert_used_count(config.num_experts_per_tok)
-    if name not in ("mixtral", "minimax-m2"):
+    if name not in ("mixtral", "minimax-m2", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if name == "minimax-m2":
+    if name in ("minimax-m2", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
     if name == "qwen2moe":
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
@@ -121,6 +157,31 @@ def write_routing(writer, name, config):
         writer.add_expert_weights_norm(config.norm_topk_prob)
     if name in ("glm4moe", "minimax-m2"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def write_positions(writer, name, config):
+    """Keys and tensors of windows and rotation; a model with two rotations has the one without a window in the plain keys."""
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if name in ("gpt-oss", "gemma3", "phi3"):
+        writer.add_sliding_window(config.sliding_window)
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] in ("yarn", "longrope"):
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if name == "mistral3":
+        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if name == "gemma3":
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if name == "phi3":
+        growth = math.log(CONTEXT / SHORT) / math.log(SHORT)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + growth))
+        for length in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
 
 
 def interleaved(weight, heads):
@@ -142,7 +203,7 @@ def write(path, name, module):
     writer.add_value_length(head)
     writer.add_rope_dimension_count(int(head * config.rope_parameters.get("partial_rotary_factor", 1)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    write_positions(writer, name, config)
     writer.add_vocab_size(VOCAB)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
@@ -176,18 +237,22 @@ def main():
     for number, name in enumerate(MODELS):
         module = model(name, number)
         with torch.no_grad():
-            logits = module(torch.tensor([ids])).logits[0].numpy()
+            found = {name: module(torch.tensor([ids])).logits[0].numpy()}
+            if name == "phi3":
+                found["phi3-short"] = module(torch.tensor([ids[:SHORT]])).logits[0].numpy()
         with tempfile.TemporaryDirectory() as folder:
             data = write(f"{folder}/{name}.gguf", name, module)
         if not check:
             open(f"{out}/{name}.gguf.zst", "wb").write(zstandard.compress(data, 19))
-            np.save(f"{out}/{name}.npy", logits)
+            for key, logits in found.items():
+                np.save(f"{out}/{key}.npy", logits)
             continue
         if zstandard.decompress(open(f"{out}/{name}.gguf.zst", "rb").read()) != data:
             faults.append(f"{name}.gguf.zst differs")
-        golden = np.load(f"{out}/{name}.npy")
-        if golden.shape != logits.shape or abs(golden - logits).max() > 1e-5 * np.ptp(golden):
-            faults.append(f"{name}.npy differs")
+        for key, logits in found.items():
+            golden = np.load(f"{out}/{key}.npy")
+            if golden.shape != logits.shape or abs(golden - logits).max() > 1e-5 * np.ptp(golden):
+                faults.append(f"{key}.npy differs")
     print("\n".join(faults) or f"{', '.join(MODELS)}: {'all as in' if check else 'written to'} {out}")
     sys.exit(bool(faults))
 

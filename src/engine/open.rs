@@ -207,6 +207,7 @@ fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
     exec::Options {
         cpu: cpu_options(options),
         kv_type: options.kv_type,
+        context: limits.context,
         kv_blocks: limits.blocks,
         max_rows: limits.max_rows(),
         max_logit_rows: limits.max_logit_rows(),

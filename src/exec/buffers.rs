@@ -63,6 +63,8 @@ pub(super) struct Buffers {
     pub head: Buffer,
     pub logits: Buffer,
     pub angles: RopeAngles,
+    /// Of layers with a window, where they turn in another way; else empty.
+    pub windowed_angles: RopeAngles,
     pub positions: Vec<u32>,
 }
 
@@ -104,6 +106,11 @@ impl Buffer {
     }
 }
 
+/// Rotated dimensions of layers that turn in a way of their own.
+fn windowed_dims(h: &Hparams) -> usize {
+    h.window_rope.as_ref().map_or(0, |rope| rope.dims)
+}
+
 /// Widths of [`Buffers`]' rows, in the order of its fields; the last two are those of rows that want logits.
 fn widths(h: &Hparams) -> ([usize; 8], [usize; 2]) {
     let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
@@ -117,18 +124,36 @@ impl Buffers {
         let (per_row, per_logit_row) = widths(h);
         let [residual, branch, q, k, v, attention, gate, up] = per_row.map(|width| Buffer::new(rows, width));
         let [head, logits] = per_logit_row.map(|width| Buffer::new(logit_rows, width));
-        let angles = || Vec::with_capacity(rows * h.rope.dims / 2);
-        let angles = RopeAngles { sin: angles(), cos: angles() };
+        let angles = |dims: usize| {
+            let half = || Vec::with_capacity(rows * dims / 2);
+            RopeAngles { sin: half(), cos: half() }
+        };
+        let (angles, windowed_angles) = (angles(h.rope.dims), angles(windowed_dims(h)));
         let positions = Vec::with_capacity(rows);
         let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
-        Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions }
+        Buffers {
+            residual,
+            branch,
+            q,
+            k,
+            v,
+            attention,
+            gate,
+            up,
+            routed,
+            head,
+            logits,
+            angles,
+            windowed_angles,
+            positions,
+        }
     }
 
     /// Bytes that [`Buffers::new`] reserves.
     pub(super) fn bytes(h: &Hparams, rows: usize, logit_rows: usize) -> u64 {
         let (per_row, per_logit_row) = widths(h);
         // Sine and cosine of half the rotated dimensions; a position.
-        let per_row = per_row.iter().sum::<usize>() + h.rope.dims + 1;
+        let per_row = per_row.iter().sum::<usize>() + h.rope.dims + windowed_dims(h) + 1;
         let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
         let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
         f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(routed)
@@ -136,11 +161,13 @@ impl Buffers {
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
-        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions } = self;
+        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, .. } = self;
+        let Buffers { angles, windowed_angles, positions, .. } = self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
         let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
         let routed = routed.as_ref().map_or(0, Routed::reserved);
-        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + routed
+        let angles = [angles, windowed_angles].map(|angles| angles.sin.capacity() + angles.cos.capacity());
+        f32_bytes(elements + angles.iter().sum::<usize>() + positions.capacity()) + routed
     }
 }
 

@@ -1,7 +1,7 @@
 //! The routed feed-forward layer of a step.
 
 use super::buffers::{Buffers, Routed};
-use super::forward::{Step, product};
+use super::forward::{Step, activate, product};
 use crate::model::{self, Experts, Routing, Shared};
 use crate::ops::{ExpertInput, ExpertMatMul, Gating, MatMul, RouteRule, Tensor};
 
@@ -23,7 +23,7 @@ pub(super) fn rule(routing: &Routing) -> RouteRule {
 }
 
 impl Step<'_> {
-    /// branch = Σ weight · down(silu(gate(branch)) · up(branch)) over each row's experts, and the shared ones' output
+    /// branch = Σ weight · down(activation(gate(branch), up(branch))) over each row's experts, and the shared ones' output
     pub(super) fn routed(&mut self, weights: &Experts<Tensor>, routing: &Routing) {
         if let Some(shared) = &weights.shared {
             self.shared(shared);
@@ -50,7 +50,7 @@ impl Step<'_> {
         let (weight, bias) = (&weights.up.weight, weights.up.bias.as_ref());
         let up_job = ExpertMatMul { weight, bias, stride, first: up_first, rows: d_ff, out: up };
         cpu.expert_matmul(ExpertInput::Rows(branch), routes, &mut [gate_job, up_job], scratch);
-        cpu.silu_mul(gate, up);
+        activate(cpu, self.hparams.activation, gate, up);
         let (weight, bias, d_model) = (&weights.down.weight, weights.down.bias.as_ref(), self.hparams.d_model);
         let down_job = ExpertMatMul { weight, bias, stride: d_model, first: 0, rows: d_model, out: down };
         cpu.expert_matmul(ExpertInput::Pairs(gate), routes, &mut [down_job], scratch);
@@ -60,7 +60,7 @@ impl Step<'_> {
         }
     }
 
-    /// shared = down(silu(gate(branch)) · up(branch)), scaled where the layer has a gate for it
+    /// shared = down(activation(gate(branch), up(branch))), scaled where the layer has a gate for it
     fn shared(&mut self, weights: &Shared<Tensor>) {
         let Step { cpu, scratch, rows, .. } = self;
         let Buffers { branch, gate, up, routed: Some(routed), .. } = &mut *self.buffers else {
@@ -70,7 +70,7 @@ impl Step<'_> {
         let (gate, up) = (gate.narrow(*rows, d_ff), up.narrow(*rows, d_ff));
         let out = routed.shared.rows(*rows);
         cpu.matmul(branch, &mut [product(&weights.ffn.gate, gate), product(&weights.ffn.up, up)], scratch);
-        cpu.silu_mul(gate, up);
+        activate(cpu, self.hparams.activation, gate, up);
         cpu.matmul(gate, &mut [product(&weights.ffn.down, out)], scratch);
         let Some(weight) = &weights.gate else { return };
         let scale = routed.shared_gate.rows(*rows);

@@ -3,16 +3,17 @@
 
 use super::buffers::Buffers;
 use super::kv::KvCache;
+use super::rope::Tables;
 use super::{Batch, Executor};
-use crate::model::{Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
-use crate::ops::{self, MatMul, RopeTable, SeqSlice, Tensor, cpu};
+use crate::model::{Activation, Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
+use crate::ops::{self, MatMul, SeqSlice, Tensor, cpu};
 
 /// What every block of a step needs besides its weights.
 pub(super) struct Step<'a> {
     pub(super) hparams: &'a Hparams,
     pub(super) cpu: &'a cpu::Cpu,
     pub(super) scratch: &'a mut cpu::Scratch,
-    rope: &'a RopeTable,
+    rope: &'a Tables,
     kv: &'a mut KvCache,
     pub(super) buffers: &'a mut Buffers,
     seqs: &'a [SeqSlice<'a>],
@@ -35,15 +36,19 @@ impl Executor {
             buffers.positions.extend((seq.start..seq.start + seq.rows).map(|position| position as u32));
         }
         assert_eq!(buffers.positions.len(), rows, "the sequences do not cover the batch");
-        rope.angles(&buffers.positions, &mut buffers.angles);
+        rope.all.angles(&buffers.positions, &mut buffers.angles);
+        if let Some(windowed) = &rope.windowed {
+            windowed.angles(&buffers.positions, &mut buffers.windowed_angles);
+        }
 
-        cpu.embed(&model.embedding, batch.tokens, buffers.residual.rows(rows));
+        cpu.embed(&model.embedding, batch.tokens, hparams.embedding_scale, buffers.residual.rows(rows));
         let mut step = Step { hparams, cpu, scratch, rope, kv, buffers, seqs: batch.seqs, rows };
         for (index, layer) in model.layers.iter().enumerate() {
             step.norm(&layer.attn_norm);
             match &layer.mixer {
                 Mixer::Attention(attention) => step.attention(index, attention),
             }
+            step.post_norm(layer.mixer_post_norm.as_ref());
             step.add_branch();
             step.norm(&layer.ffn_norm);
             match (&layer.ffn, &hparams.routing) {
@@ -51,6 +56,7 @@ impl Executor {
                 (FeedForward::Experts(experts), Some(routing)) => step.routed(experts, routing),
                 (FeedForward::Experts(_), None) => unreachable!("experts are bound by their routing"),
             }
+            step.post_norm(layer.ffn_post_norm.as_ref());
             step.add_branch();
             after_layer();
         }
@@ -72,11 +78,23 @@ impl Step<'_> {
         self.cpu.add(residual.rows(self.rows), branch.rows(self.rows));
     }
 
+    /// branch = norm(branch), where a block has one there
+    fn post_norm(&mut self, weight: Option<&Tensor>) {
+        if let Some(weight) = weight {
+            self.cpu.rms_norm_heads(self.buffers.branch.rows(self.rows), weight, self.hparams.rms_eps);
+        }
+    }
+
     /// branch = attention(branch)
     fn attention(&mut self, index: usize, weights: &Attention<Tensor>) {
         let Step { hparams: h, cpu, scratch, rope, seqs, rows, .. } = self;
         let rows = *rows;
-        let Buffers { branch, q, k, v, attention, angles, .. } = &mut *self.buffers;
+        let Buffers { branch, q, k, v, attention, angles, windowed_angles, positions, .. } = &mut *self.buffers;
+        let window = h.window_of(index);
+        let (angles, rope) = match &rope.windowed {
+            Some(windowed) if window.is_some() => (windowed_angles, windowed),
+            _ => (angles, &rope.all),
+        };
         let (q, k, v, attention) = (q.rows(rows), k.rows(rows), v.rows(rows), attention.rows(rows));
 
         let mut qkv = [product(&weights.q, q), product(&weights.k, k), product(&weights.v, v)];
@@ -89,7 +107,9 @@ impl Step<'_> {
         }
         cpu.rope(q, h.heads, h.key_dim, angles, rope);
         cpu.rope(k, h.kv_heads, h.key_dim, angles, rope);
+        grow(h, q, positions);
 
+        let sinks = weights.sinks.as_ref().map(Tensor::to_f32);
         let mut cache = self.kv.layer(index);
         cpu.kv_write(&mut cache, k, v, seqs);
         cpu.attention(ops::Attention {
@@ -97,21 +117,22 @@ impl Step<'_> {
             heads: h.heads,
             kv: &cache,
             seqs,
-            scale: 1.0 / (h.key_dim as f32).sqrt(),
-            window: h.window,
+            scale: h.attention_scale,
+            window,
+            sinks: sinks.as_deref(),
             out: attention,
         });
         cpu.matmul(attention, &mut [product(&weights.output, branch.rows(rows))], scratch);
     }
 
-    /// branch = down(silu(gate(branch)) · up(branch))
+    /// branch = down(activation(gate(branch), up(branch)))
     fn feed_forward(&mut self, weights: &Ffn<Tensor>) {
-        let Step { cpu, scratch, rows, .. } = self;
+        let Step { hparams, cpu, scratch, rows, .. } = self;
         let Buffers { branch, gate, up, .. } = &mut *self.buffers;
         let d_ff = weights.gate.weight.rows;
         let (branch, gate, up) = (branch.rows(*rows), gate.narrow(*rows, d_ff), up.narrow(*rows, d_ff));
         cpu.matmul(branch, &mut [product(&weights.gate, gate), product(&weights.up, up)], scratch);
-        cpu.silu_mul(gate, up);
+        activate(cpu, hparams.activation, gate, up);
         cpu.matmul(gate, &mut [product(&weights.down, branch)], scratch);
     }
 
@@ -129,7 +150,31 @@ impl Step<'_> {
         }
         let (head, logits) = (head.rows(wanted.len()), logits.rows(wanted.len()));
         self.cpu.rms_norm(gathered, norm, self.hparams.rms_eps, head);
-        self.cpu.matmul(head, &mut [MatMul { weight, bias: None, out: logits }], self.scratch);
+        self.cpu.matmul(head, &mut [MatMul { weight, bias: None, out: &mut *logits }], self.scratch);
+        if let Some(cap) = self.hparams.logit_cap {
+            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        }
+    }
+}
+
+/// gate = activation(gate, up)
+pub(super) fn activate(cpu: &cpu::Cpu, activation: Activation, gate: &mut [f32], up: &[f32]) {
+    match activation {
+        Activation::Silu => cpu.silu_mul(gate, up),
+        Activation::Gelu => cpu.gelu_mul(gate, up),
+        Activation::Clamped => cpu.clamped_silu_mul(gate, up),
+    }
+}
+
+/// q = q · (1 + scale · ln(1 + ⌊position / every⌋)), in models whose queries grow
+fn grow(h: &Hparams, q: &mut [f32], positions: &[u32]) {
+    let Some(growth) = h.query_growth else { return };
+    for (q, &position) in q.chunks_exact_mut(h.heads * h.key_dim).zip(positions) {
+        let steps = position / growth.every;
+        if steps > 0 {
+            let factor = 1.0 + growth.scale * (1.0 + steps as f32).ln();
+            q.iter_mut().for_each(|x| *x *= factor);
+        }
     }
 }
 

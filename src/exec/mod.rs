@@ -20,7 +20,7 @@ pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
 
 use crate::model::{Hparams, Matrix, Model};
-use crate::ops::{self, RopeTable, Tensor, cpu};
+use crate::ops::{self, Tensor, cpu};
 use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
@@ -58,6 +58,8 @@ pub struct Options {
     pub cpu: CpuOptions,
     /// Element type of the KV cache.
     pub kv_type: KvType,
+    /// Most tokens of a sequence: what rotary embedding a model has may depend on it.
+    pub context: usize,
     /// Blocks of the KV cache, [`KV_BLOCK`] tokens each.
     pub kv_blocks: usize,
     /// Most rows of a batch.
@@ -82,7 +84,7 @@ pub struct Executor {
     model: Model<Tensor>,
     cpu: cpu::Cpu,
     scratch: cpu::Scratch,
-    rope: RopeTable,
+    rope: rope::Tables,
     kv: KvCache,
     buffers: Buffers,
 }
@@ -96,8 +98,7 @@ impl Executor {
         let mut cpu = cpu::Cpu::new(&options.cpu)?;
         cpu.reserve_attention(&buffers::attention_size(&model.hparams, options));
         let scratch = cpu::Scratch::with_size(&buffers::acts_size(&model, options));
-        let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
-        let rope = rope::table(&model.hparams.rope, factors.as_deref());
+        let rope = rope::Tables::new(&model, options.context);
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
         Ok(Executor { model, cpu, scratch, rope, kv, buffers })

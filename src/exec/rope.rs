@@ -1,24 +1,51 @@
 //! The table of a model's rotary embedding, from its metadata: plain RoPE (arXiv 2104.09864), linear scaling
-//! (2306.15595), YaRN (2309.00071) and Llama 3's frequency factors. Made once, when an `Executor` is; turning by it is
-//! `ops`.
+//! (2306.15595), YaRN (2309.00071), LongRoPE (2402.13753) and Llama 3's frequency factors. Made once, when an `Executor`
+//! is; turning by it is `ops`.
 
-use crate::model::{Rope, RopeKind, RopeScaling};
-use crate::ops::{RopePairing, RopeTable};
+use crate::model::{Model, Rope, RopeKind, RopeScaling};
+use crate::ops::{RopePairing, RopeTable, Tensor};
 use std::f64::consts::TAU;
 
-/// Builds the table. `factors` is `rope_freqs.weight` where the file has it: pair `i`'s frequency is divided by
-/// `factors[i]` (Llama 3); missing entries count as 1.
-pub(super) fn table(rope: &Rope, factors: Option<&[f32]>) -> RopeTable {
+/// A model's tables.
+pub(super) struct Tables {
+    /// Of every layer without one of its own.
+    pub all: RopeTable,
+    /// Of layers with a window, where theirs is another.
+    pub windowed: Option<RopeTable>,
+}
+
+impl Tables {
+    /// Those of `model` for sequences of at most `context` tokens. One that may outgrow LongRoPE's original context has
+    /// the long factors from its first token on: what is cached is turned already.
+    pub(super) fn new(model: &Model<Tensor>, context: usize) -> Tables {
+        let h = &model.hparams;
+        let long = match h.rope.scaling {
+            RopeScaling::LongRope { original_context, .. } => context > original_context as usize,
+            _ => false,
+        };
+        let factors = if long { &model.rope_factors_long } else { &model.rope_factors };
+        let factors = factors.as_ref().map(Tensor::to_f32);
+        Tables {
+            all: table(&h.rope, factors.as_deref()),
+            windowed: h.window_rope.as_ref().map(|rope| table(rope, None)),
+        }
+    }
+}
+
+/// Builds the table. `factors` is what the file has of them: pair `i`'s frequency is divided by `factors[i]` (Llama 3,
+/// LongRoPE); missing entries count as 1.
+fn table(rope: &Rope, factors: Option<&[f32]>) -> RopeTable {
     let frequency = |i: usize| {
         let plain = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64);
         plain / f64::from(factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0))
     };
     let scaled = |i: usize| match rope.scaling {
-        RopeScaling::None => frequency(i),
+        RopeScaling::None | RopeScaling::LongRope { .. } => frequency(i),
         RopeScaling::Linear { factor } => frequency(i) / f64::from(factor),
-        RopeScaling::Yarn { factor, original_context, extrapolation, beta_fast, beta_slow, .. } => {
-            let low = correction_dim(rope, original_context, beta_fast).floor().max(0.0);
-            let high = correction_dim(rope, original_context, beta_slow).ceil().min(rope.dims as f64 - 1.0);
+        RopeScaling::Yarn { factor, original_context, extrapolation, beta_fast, beta_slow, whole_pairs, .. } => {
+            let [low, high] = [beta_fast, beta_slow].map(|beta| correction_dim(rope, original_context, beta));
+            let [low, high] = if whole_pairs { [low.floor(), high.ceil()] } else { [low, high] };
+            let (low, high) = (low.max(0.0), high.min(rope.dims as f64 - 1.0));
             let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
             let mix = (1.0 - ramp) * f64::from(extrapolation);
             frequency(i) * ((1.0 - mix) / f64::from(factor) + mix)
@@ -45,7 +72,7 @@ fn magnitude(scaling: &RopeScaling) -> f32 {
         RopeScaling::Yarn { factor, extrapolation, attention, .. } if extrapolation != 0.0 => {
             attention * (0.1 * factor.ln() + 1.0)
         }
-        RopeScaling::Yarn { attention, .. } => attention,
+        RopeScaling::Yarn { attention, .. } | RopeScaling::LongRope { attention, .. } => attention,
         RopeScaling::None | RopeScaling::Linear { .. } => 1.0,
     }
 }
@@ -88,30 +115,33 @@ mod tests {
     #[test]
     fn yarn_follows_its_paper() {
         let (factor, context, base, dims) = (4.0f32, 32_768u32, 1e6f32, 128usize);
-        let yarn = |extrapolation, attention| RopeScaling::Yarn {
+        let yarn = |extrapolation, attention, whole_pairs| RopeScaling::Yarn {
             factor,
             original_context: context,
             extrapolation,
             attention,
             beta_fast: 32.0,
             beta_slow: 1.0,
+            whole_pairs,
         };
         let plain = table(&rope(RopeKind::Neox, dims, base, RopeScaling::None), None);
-        let scaled = table(&rope(RopeKind::Neox, dims, base, yarn(1.0, 1.0)), None);
-        assert!((scaled.magnitude - (0.1 * 4.0f32.ln() + 1.0)).abs() < 1e-6);
         let pair = |turns: f64| {
             let waves = f64::from(context) / (turns * std::f64::consts::TAU);
             dims as f64 * waves.ln() / (2.0 * f64::from(base).ln())
         };
         let (low, high) = (pair(32.0).floor(), pair(1.0).ceil());
         assert!(low > 10.0 && high < 60.0, "{low} {high}");
-        for i in 0..dims / 2 {
-            let (got, unscaled) = (f64::from(scaled.inv_freq[i]), f64::from(plain.inv_freq[i]));
-            let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-            let want = unscaled * (1.0 - ramp) + unscaled / 4.0 * ramp;
-            assert!((got - want).abs() <= 1e-6 * want, "pair {i}: {got} for {want}");
+        for (whole_pairs, low, high) in [(true, low, high), (false, pair(32.0), pair(1.0))] {
+            let scaled = table(&rope(RopeKind::Neox, dims, base, yarn(1.0, 1.0, whole_pairs)), None);
+            assert!((scaled.magnitude - (0.1 * 4.0f32.ln() + 1.0)).abs() < 1e-6);
+            for i in 0..dims / 2 {
+                let (got, unscaled) = (f64::from(scaled.inv_freq[i]), f64::from(plain.inv_freq[i]));
+                let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                let want = unscaled * (1.0 - ramp) + unscaled / 4.0 * ramp;
+                assert!((got - want).abs() <= 1e-6 * want, "pair {i}: {got} for {want}");
+            }
         }
-        let none = table(&rope(RopeKind::Neox, dims, base, yarn(0.0, 0.7)), None);
+        let none = table(&rope(RopeKind::Neox, dims, base, yarn(0.0, 0.7, true)), None);
         assert_eq!(none.magnitude, 0.7);
         assert!(none.inv_freq.iter().zip(&plain.inv_freq).all(|(n, p)| (n * 4.0 - p).abs() <= 1e-6 * p));
     }

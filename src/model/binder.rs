@@ -83,6 +83,31 @@ impl<'a> Binder<'a> {
         Ok(Linear { weight, bias: found })
     }
 
+    /// `{name}.weight` `[Σ rows, cols]` and its bias, where the file has one, cut to matrices that stand one below the
+    /// other, each by its name within and its rows. Rows are contiguous, so a part is a tensor like any other.
+    pub(super) fn fused<const N: usize>(
+        &mut self,
+        name: &str,
+        parts: [(&str, usize); N],
+        cols: usize,
+    ) -> Result<[Linear<TensorInfo>; N], Error> {
+        let all = parts.iter().fold(0usize, |sum, (_, rows)| sum.saturating_add(*rows));
+        let whole = self.linear(name, all, cols, Bias::Optional)?;
+        let mut first = 0;
+        Ok(parts.map(|(part, rows)| {
+            // Exact: a tensor's size is that of its rows.
+            let cut = |tensor: &TensorInfo, kind: &str, shape: Vec<u64>| {
+                let row_bytes = tensor.size / all as u64;
+                let (offset, size) = (tensor.offset + first as u64 * row_bytes, rows as u64 * row_bytes);
+                TensorInfo { name: format!("{name}.{part}.{kind}"), shape, offset, size, ..tensor.clone() }
+            };
+            let weight = cut(&whole.weight, "weight", vec![cols as u64, rows as u64]);
+            let bias = whole.bias.as_ref().map(|bias| cut(bias, "bias", vec![rows as u64]));
+            first += rows;
+            Linear { weight, bias }
+        }))
+    }
+
     /// `{name}.weight`, `matrices` of `[rows, cols]`, with `{name}.bias` `[matrices, rows]` where the file has it.
     pub(super) fn stack(
         &mut self,

@@ -14,6 +14,7 @@ pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Erro
         output_norm: b.vector("output_norm.weight", h.d_model)?,
         output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
         rope_factors: None,
+        rope_factors_long: None,
         layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
         ignored: Vec::new(),
         hparams: h,
@@ -31,8 +32,11 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
             q_norm: b.optional_vector(&at("attn_q_norm.weight"), h.key_dim)?,
             k_norm: b.optional_vector(&at("attn_k_norm.weight"), h.key_dim)?,
+            sinks: None,
         }),
+        mixer_post_norm: None,
         ffn_norm: b.vector(&at("post_attention_norm.weight"), h.d_model)?,
         ffn: feed_forward(b, h, i, SharedGate::None)?,
+        ffn_post_norm: None,
     })
 }

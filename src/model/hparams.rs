@@ -4,8 +4,8 @@ use super::{Architecture, Error, Gating, Hparams, Rope, RopeKind, RopeScaling, R
 use crate::gguf::{File, FromValue, Metadata, Strings};
 
 /// The keys of one architecture.
-struct Keys<'a> {
-    metadata: &'a Metadata,
+pub(super) struct Keys<'a> {
+    pub(super) metadata: &'a Metadata,
     prefix: &'static str,
 }
 
@@ -41,6 +41,8 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
     let value_dim = keys.head_dim("attention.value_length", d_model, heads)?;
     let context = keys.positive("context_length")?;
     let routing = keys.routing(architecture)?;
+    let rope = keys.rope(architecture, key_dim, context)?;
+    let (window, global) = keys.windows(architecture, layers)?;
     let all_routed = routing.as_ref().is_some_and(|routing| routing.dense_layers == 0);
     Ok(Hparams {
         architecture,
@@ -56,21 +58,28 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         vocab: keys.vocab()?,
         context,
         rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
-        rope: keys.rope(architecture, key_dim, context)?,
-        window: keys.get::<usize>("attention.sliding_window")?.filter(|&window| window > 0),
+        window_rope: keys.window_rope(architecture, &rope)?,
+        rope,
+        window,
+        global,
+        attention_scale: keys.attention_scale(architecture, [layers, d_model, heads, key_dim])?,
+        query_growth: keys.query_growth()?,
+        activation: architecture.activation(),
+        embedding_scale: architecture.embedding_scale(d_model),
+        logit_cap: keys.logit_cap()?,
     })
 }
 
 impl<'a> Keys<'a> {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
-    fn get<T: FromValue<'a>>(&self, name: &str) -> Result<Option<T>, Error> {
+    pub(super) fn get<T: FromValue<'a>>(&self, name: &str) -> Result<Option<T>, Error> {
         Ok(self.metadata.get(&self.key(name))?)
     }
 
-    fn bad(&self, name: &str, value: impl ToString, problem: impl Into<String>) -> Error {
+    pub(super) fn bad(&self, name: &str, value: impl ToString, problem: impl Into<String>) -> Error {
         Error::BadValue { key: self.key(name), value: value.to_string(), problem: problem.into() }
     }
 
@@ -83,13 +92,13 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn positive(&self, name: &str) -> Result<usize, Error> {
+    pub(super) fn positive(&self, name: &str) -> Result<usize, Error> {
         let missing = || crate::gguf::Error::MissingKey { key: self.key(name) };
         self.optional_positive(name)?.ok_or_else(|| missing().into())
     }
 
     /// A finite number above 0.
-    fn positive_float(&self, name: &str, default: Option<f32>) -> Result<f32, Error> {
+    pub(super) fn positive_float(&self, name: &str, default: Option<f32>) -> Result<f32, Error> {
         let value = match (self.get::<f32>(name)?, default) {
             (Some(value), _) | (None, Some(value)) => value,
             (None, None) => self.metadata.require(&self.key(name))?,
@@ -147,6 +156,10 @@ impl<'a> Keys<'a> {
                 "models that do not predict the next token are not supported",
             ));
         }
+        const SCORE_CAP: &str = "attn_logit_softcapping";
+        if let Some(cap) = self.get::<f32>(SCORE_CAP)?.filter(|&cap| cap != 0.0) {
+            return Err(self.bad(SCORE_CAP, cap, "models that cap the scores of attention are not supported"));
+        }
         Ok(())
     }
 
@@ -154,9 +167,10 @@ impl<'a> Keys<'a> {
     fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
         let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
         match (architecture, experts) {
-            (Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3, 0) => return Ok(None),
+            (Architecture::Llama | Architecture::Mistral3, 0) => return Ok(None),
+            _ if architecture.is_dense() && experts == 0 => return Ok(None),
             (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
-            (Architecture::Qwen2 | Architecture::Qwen3, _) => {
+            _ if architecture.is_dense() => {
                 return Err(self.bad("expert_count", experts, "this architecture has no experts"));
             }
             _ => {}
@@ -175,6 +189,8 @@ impl<'a> Keys<'a> {
             Some(d_ff) => d_ff,
             None => self.get::<u32>("expert_shared_count")?.unwrap_or(0) as usize * d_ff,
         };
+        // gpt-oss's weights add up to 1 as they are.
+        let normalise = !matches!(architecture, Architecture::Qwen2Moe | Architecture::GptOss);
         let scale = match self.get::<f32>("expert_weights_scale")? {
             None | Some(0.0) => 1.0,
             Some(_) => self.positive_float("expert_weights_scale", None)?,
@@ -186,7 +202,7 @@ impl<'a> Keys<'a> {
             shared_d_ff,
             dense_layers: self.get::<u32>("leading_dense_block_count")?.unwrap_or(0) as usize,
             gating: self.gating(architecture)?,
-            normalise: self.get("expert_weights_norm")?.unwrap_or(architecture != Architecture::Qwen2Moe),
+            normalise: self.get("expert_weights_norm")?.unwrap_or(normalise),
             scale,
             groups,
             groups_used,
@@ -218,6 +234,7 @@ impl<'a> Keys<'a> {
     fn gating(&self, architecture: Architecture) -> Result<Gating, Error> {
         match self.get::<u32>("expert_gating_func")?.unwrap_or(0) {
             0 if matches!(architecture, Architecture::Glm4Moe | Architecture::MinimaxM2) => Ok(Gating::Sigmoid),
+            0 if architecture == Architecture::GptOss => Ok(Gating::SoftmaxOfChosen),
             0 | 1 => Ok(Gating::Softmax),
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),
@@ -233,16 +250,16 @@ impl<'a> Keys<'a> {
         }
         Ok(Rope {
             kind: match architecture {
-                Architecture::Llama => RopeKind::Norm,
+                Architecture::Llama | Architecture::Mistral3 => RopeKind::Norm,
                 _ => RopeKind::Neox,
             },
             dims,
             base: self.positive_float("rope.freq_base", Some(10_000.0))?,
-            scaling: self.rope_scaling(context)?,
+            scaling: self.rope_scaling(architecture, context)?,
         })
     }
 
-    fn rope_scaling(&self, context: usize) -> Result<RopeScaling, Error> {
+    fn rope_scaling(&self, architecture: Architecture, context: usize) -> Result<RopeScaling, Error> {
         // Files older than `rope.scaling.*` have `rope.scale_linear`; 0 means "no scaling" in both.
         let name = match self.get::<f32>("rope.scaling.factor")? {
             Some(_) => "rope.scaling.factor",
@@ -253,31 +270,52 @@ impl<'a> Keys<'a> {
             Some(_) => self.positive_float(name, None)?,
         };
         match self.get::<&str>("rope.scaling.type")?.unwrap_or("linear") {
+            // Phi-3's files leave the type out and have the factors.
+            "longrope" | "linear" | "none" if architecture == Architecture::Phi3 && factor == 1.0 => {
+                self.long_rope(context)
+            }
             "none" => Ok(RopeScaling::None),
             "linear" if factor == 1.0 => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor }),
-            "yarn" => self.yarn(factor, context),
+            "yarn" => self.yarn(architecture, factor, context),
             other => Err(self.bad("rope.scaling.type", other, "none, linear and yarn are supported")),
         }
     }
 
-    fn yarn(&self, factor: f32, context: usize) -> Result<RopeScaling, Error> {
-        const ORIGINAL: &str = "rope.scaling.original_context_length";
-        let original = self.optional_positive(ORIGINAL)?.unwrap_or(context);
-        let attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
+    fn original_context(&self, context: usize) -> Result<u32, Error> {
+        // The cast is exact: counts are read as u32.
+        Ok(self.optional_positive("rope.scaling.original_context_length")?.unwrap_or(context) as u32)
+    }
+
+    fn long_rope(&self, context: usize) -> Result<RopeScaling, Error> {
+        let attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?;
+        Ok(RopeScaling::LongRope { original_context: self.original_context(context)?, attention })
+    }
+
+    fn yarn(&self, architecture: Architecture, factor: f32, context: usize) -> Result<RopeScaling, Error> {
+        const LOG: &str = "rope.scaling.yarn_log_multiplier";
+        // OpenAI's models are trained with a ramp between fractions of pairs (`truncate: false`), for which files have no
+        // key: they are known by what their context was. llama.cpp takes whole pairs for them, too, and is off by that.
+        const OPENAI_CONTEXT: u32 = 4096;
+        let original_context = self.original_context(context)?;
+        let mut attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
             * self.positive_float("rope.scaling.yarn_attn_factor", Some(1.0))?;
+        // The magnitude's second form, `(0.1 ln(s) + 1) / (0.1 · multiplier · ln(s) + 1)`.
+        if self.get::<f32>(LOG)?.is_some_and(|log| log != 0.0) {
+            attention /= 0.1 * self.positive_float(LOG, None)? * factor.ln().max(0.0) + 1.0;
+        }
         let extrapolation = self.get::<f32>("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
         if !(0.0..=1.0).contains(&extrapolation) {
             return Err(self.bad("rope.scaling.yarn_ext_factor", extrapolation, "it must be from 0 to 1"));
         }
         Ok(RopeScaling::Yarn {
             factor,
-            // The cast is exact: counts are read as u32.
-            original_context: original as u32,
+            original_context,
             extrapolation,
             attention,
             beta_fast: self.positive_float("rope.scaling.yarn_beta_fast", Some(32.0))?,
             beta_slow: self.positive_float("rope.scaling.yarn_beta_slow", Some(1.0))?,
+            whole_pairs: architecture != Architecture::GptOss || original_context != OPENAI_CONTEXT,
         })
     }
 }

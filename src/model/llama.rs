@@ -1,6 +1,7 @@
 //! `llama`: Llama 1 to 3.x, Mistral, SmolLM and all that share their block: RMS norm, grouped-query attention with
 //! interleaved rotary embedding, SwiGLU. Llama 3.1 and later bring frequency factors, some fine-tunes biases, small
-//! ones a tied output, Mixtral routed experts.
+//! ones a tied output, Mixtral routed experts. `mistral3` (Ministral 3) is the same with YaRN and queries that grow with
+//! their position.
 
 use super::binder::{Bias, Binder};
 use super::experts::{SharedGate, feed_forward};
@@ -14,6 +15,7 @@ pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Erro
         output_norm: b.vector("output_norm.weight", h.d_model)?,
         output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
         rope_factors: b.optional_vector("rope_freqs.weight", h.rope.dims / 2)?,
+        rope_factors_long: None,
         layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
         ignored: Vec::new(),
         hparams: h,
@@ -31,8 +33,11 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
             q_norm: None,
             k_norm: None,
+            sinks: None,
         }),
+        mixer_post_norm: None,
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
         ffn: feed_forward(b, h, i, SharedGate::None)?,
+        ffn_post_norm: None,
     })
 }

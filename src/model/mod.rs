@@ -7,10 +7,14 @@
 mod binder;
 mod error;
 mod experts;
+mod extras;
+mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod hparams;
 mod llama;
 mod minimax;
+mod phi3;
 mod qwen2;
 mod qwen3;
 pub mod report;
@@ -27,9 +31,13 @@ use binder::Binder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Architecture {
+    Gemma3,
     Glm4Moe,
+    GptOss,
     Llama,
     MinimaxM2,
+    Mistral3,
+    Phi3,
     Qwen2,
     Qwen2Moe,
     Qwen3,
@@ -38,10 +46,14 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 7] = [
+    pub const ALL: [Architecture; 11] = [
+        Architecture::Gemma3,
         Architecture::Glm4Moe,
+        Architecture::GptOss,
         Architecture::Llama,
         Architecture::MinimaxM2,
+        Architecture::Mistral3,
+        Architecture::Phi3,
         Architecture::Qwen2,
         Architecture::Qwen2Moe,
         Architecture::Qwen3,
@@ -51,9 +63,13 @@ impl Architecture {
     /// As `general.architecture` has it, and as the prefix of its keys.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::Gemma3 => "gemma3",
             Architecture::Glm4Moe => "glm4moe",
+            Architecture::GptOss => "gpt-oss",
             Architecture::Llama => "llama",
             Architecture::MinimaxM2 => "minimax-m2",
+            Architecture::Mistral3 => "mistral3",
+            Architecture::Phi3 => "phi3",
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen2Moe => "qwen2moe",
             Architecture::Qwen3 => "qwen3",
@@ -80,9 +96,12 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
     let mut model = match architecture {
+        Architecture::Gemma3 => gemma3::bind(&mut binder, hparams),
         Architecture::Glm4Moe => glm4::bind(&mut binder, hparams),
-        Architecture::Llama => llama::bind(&mut binder, hparams),
+        Architecture::GptOss => gpt_oss::bind(&mut binder, hparams),
+        Architecture::Llama | Architecture::Mistral3 => llama::bind(&mut binder, hparams),
         Architecture::MinimaxM2 => minimax::bind(&mut binder, hparams),
+        Architecture::Phi3 => phi3::bind(&mut binder, hparams),
         Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::bind(&mut binder, hparams),
         Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::bind(&mut binder, hparams),
     }?;
@@ -108,7 +127,8 @@ pub enum RopeScaling {
         factor: f32,
     },
     /// YaRN (arXiv 2309.00071). `attention` multiplies the paper's own magnitude `0.1 · ln(factor) + 1`, it does not
-    /// replace it; `extrapolation` is the share of the ramp that is applied, 1 in all known models.
+    /// replace it; `extrapolation` is the share of the ramp that is applied, 1 in all known models; with `whole_pairs` the
+    /// ramp begins and ends at whole pairs.
     Yarn {
         factor: f32,
         original_context: u32,
@@ -116,6 +136,13 @@ pub enum RopeScaling {
         attention: f32,
         beta_fast: f32,
         beta_slow: f32,
+        whole_pairs: bool,
+    },
+    /// LongRoPE (arXiv 2402.13753): each pair's frequency is divided by a factor of its own, a longer one where contexts
+    /// may exceed the original. `attention` is the magnitude.
+    LongRope {
+        original_context: u32,
+        attention: f32,
     },
 }
 
@@ -163,8 +190,49 @@ pub struct Hparams {
     pub rms_eps: f32,
     /// Rotary embedding.
     pub rope: Rope,
+    /// Rotary embedding of the layers with a window, where they have one of their own.
+    pub window_rope: Option<Rope>,
     /// Sliding window in tokens where the metadata asks for one.
     pub window: Option<usize>,
+    /// By layer, whether it sees all positions although there is a window; empty where none does.
+    pub global: Vec<bool>,
+    /// Factor on the scores.
+    pub attention_scale: f32,
+    /// How queries grow with their position.
+    pub query_growth: Option<QueryGrowth>,
+    /// Of all feed-forward layers.
+    pub activation: Activation,
+    /// Factor on the embedding's rows.
+    pub embedding_scale: f32,
+    /// `logits = cap · tanh(logits / cap)`.
+    pub logit_cap: Option<f32>,
+}
+
+impl Hparams {
+    /// The window of a layer, `None` where it sees all positions.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.filter(|_| !self.global.get(layer).copied().unwrap_or(false))
+    }
+}
+
+/// What makes a feed-forward layer's `gate` and `up` one: SwiGLU and GEGLU (arXiv 2002.05202), and gpt-oss's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `silu(gate) · up`.
+    Silu,
+    /// `gelu(gate) · up`, by the approximation with tanh.
+    Gelu,
+    /// `g · sigmoid(1.702 g) · (u + 1)` with `g = min(gate, 7)`, `u` = `up` within ±7.
+    Clamped,
+}
+
+/// Queries at position `p` are multiplied by `1 + scale · ln(1 + ⌊p / every⌋)` (Llama 4's, Ministral 3's).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct QueryGrowth {
+    pub scale: f32,
+    /// Positions; at least 1.
+    pub every: u32,
 }
 
 /// A whole model over tensors of kind `T`.
@@ -178,8 +246,10 @@ pub struct Model<T> {
     pub output_norm: T,
     /// `output.weight` `[vocab, d_model]`; `None` when tied to the embedding.
     pub output: Option<T>,
-    /// `rope_freqs.weight` `[rope.dims / 2]`, Llama 3's frequency factors.
+    /// `rope_freqs.weight` `[rope.dims / 2]`, Llama 3's frequency factors, or LongRoPE's `rope_factors_short.weight`.
     pub rope_factors: Option<T>,
+    /// `rope_factors_long.weight`, LongRoPE's factors where contexts may exceed the original.
+    pub rope_factors_long: Option<T>,
     /// The blocks, in order.
     pub layers: Vec<Layer<T>>,
     /// Names of the file's tensors that this architecture has no use for: worth a warning, no reason to refuse.
@@ -193,10 +263,14 @@ pub struct Layer<T> {
     pub attn_norm: T,
     /// What lets tokens see those before them.
     pub mixer: Mixer<T>,
+    /// Norm of the mixer's output, before it is added `[d_model]`.
+    pub mixer_post_norm: Option<T>,
     /// `ffn_norm.weight` `[d_model]`.
     pub ffn_norm: T,
     /// Feed-forward.
     pub ffn: FeedForward<T>,
+    /// Norm of the feed-forward's output, before it is added `[d_model]`.
+    pub ffn_post_norm: Option<T>,
 }
 
 /// Token mixing of a block.
@@ -230,9 +304,11 @@ pub struct Attention<T> {
     pub q_norm: Option<T>,
     /// `attn_k_norm.weight`, likewise.
     pub k_norm: Option<T>,
+    /// `attn_sinks.weight` `[heads]`: a score per head that takes its share of the softmax and brings no value.
+    pub sinks: Option<T>,
 }
 
-/// Gated feed-forward (SwiGLU).
+/// Gated feed-forward, with [`Hparams::activation`].
 #[derive(Clone, Debug)]
 pub struct Ffn<T> {
     /// `[d_ff, d_model]`.

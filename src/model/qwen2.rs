@@ -13,6 +13,7 @@ pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Erro
         output_norm: b.vector("output_norm.weight", h.d_model)?,
         output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
         rope_factors: b.optional_vector("rope_freqs.weight", h.rope.dims / 2)?,
+        rope_factors_long: None,
         layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
         ignored: Vec::new(),
         hparams: h,
@@ -30,8 +31,11 @@ fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Err
             output: b.linear(&at("attn_output"), h.d_model, h.heads * h.value_dim, Bias::Optional)?,
             q_norm: None,
             k_norm: None,
+            sinks: None,
         }),
+        mixer_post_norm: None,
         ffn_norm: b.vector(&at("ffn_norm.weight"), h.d_model)?,
         ffn: feed_forward(b, h, i, SharedGate::Sigmoid)?,
+        ffn_post_norm: None,
     })
 }

@@ -16,6 +16,7 @@ impl<T> Model<T> {
             output_norm: f("output_norm", self.output_norm)?,
             output: self.output.map(|t| f("output", t)).transpose()?,
             rope_factors: self.rope_factors.map(|t| f("rope_factors", t)).transpose()?,
+            rope_factors_long: self.rope_factors_long.map(|t| f("rope_factors_long", t)).transpose()?,
             layers: self.layers.into_iter().map(|layer| layer.try_map(&mut f)).collect::<Result<_, E>>()?,
             ignored: self.ignored,
         })
@@ -29,6 +30,7 @@ impl<T> Model<T> {
             output_norm: &self.output_norm,
             output: self.output.as_ref(),
             rope_factors: self.rope_factors.as_ref(),
+            rope_factors_long: self.rope_factors_long.as_ref(),
             layers: self.layers.iter().map(Layer::as_ref).collect(),
             ignored: self.ignored.clone(),
         }
@@ -95,8 +97,10 @@ impl<T> Layer<T> {
         Ok(Layer {
             attn_norm: f("layers.attn_norm", self.attn_norm)?,
             mixer: self.mixer.try_map(f)?,
+            mixer_post_norm: self.mixer_post_norm.map(|t| f("layers.mixer_post_norm", t)).transpose()?,
             ffn_norm: f("layers.ffn_norm", self.ffn_norm)?,
             ffn: self.ffn.try_map(f)?,
+            ffn_post_norm: self.ffn_post_norm.map(|t| f("layers.ffn_post_norm", t)).transpose()?,
         })
     }
 
@@ -104,8 +108,10 @@ impl<T> Layer<T> {
         Layer {
             attn_norm: &self.attn_norm,
             mixer: self.mixer.as_ref(),
+            mixer_post_norm: self.mixer_post_norm.as_ref(),
             ffn_norm: &self.ffn_norm,
             ffn: self.ffn.as_ref(),
+            ffn_post_norm: self.ffn_post_norm.as_ref(),
         }
     }
 }
@@ -133,6 +139,7 @@ impl<T> Attention<T> {
             output: self.output.try_map(["layers.attention.output.weight", "layers.attention.output.bias"], f)?,
             q_norm: self.q_norm.map(|t| f("layers.attention.q_norm", t)).transpose()?,
             k_norm: self.k_norm.map(|t| f("layers.attention.k_norm", t)).transpose()?,
+            sinks: self.sinks.map(|t| f("layers.attention.sinks", t)).transpose()?,
         })
     }
 
@@ -144,6 +151,7 @@ impl<T> Attention<T> {
             output: self.output.as_ref(),
             q_norm: self.q_norm.as_ref(),
             k_norm: self.k_norm.as_ref(),
+            sinks: self.sinks.as_ref(),
         }
     }
 }

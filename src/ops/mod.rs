@@ -161,6 +161,8 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Only the last `window` positions (the token itself included) are seen.
     pub window: Option<usize>,
+    /// `[heads]`: a further score per head that takes its share of each softmax and brings no value (arXiv 2309.17453).
+    pub sinks: Option<&'a [f32]>,
     /// `[tokens, heads * value_dim]`.
     pub out: &'a mut [f32],
 }
@@ -196,6 +198,7 @@ impl Attention<'_> {
         assert_eq!(self.q.len(), tokens * self.heads * shape.key_dim, "queries are not [tokens, heads * key_dim]");
         assert_eq!(self.out.len(), tokens * self.heads * shape.value_dim, "out is not [tokens, heads * value_dim]");
         assert!(self.window != Some(0), "a window of no position");
+        assert!(self.sinks.is_none_or(|sinks| sinks.len() == self.heads), "sinks are not [heads]");
         for seq in self.seqs {
             check_seq(seq, tokens, self.kv);
         }

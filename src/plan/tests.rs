@@ -1,7 +1,7 @@
 //! Exact bytes, kept wishes, refusals with what fits.
 
 use super::*;
-use crate::model::{Architecture, Rope, RopeKind, RopeScaling};
+use crate::model::{Activation, Architecture, Rope, RopeKind, RopeScaling};
 use crate::quant::DType;
 
 fn model() -> Hparams {
@@ -19,7 +19,14 @@ fn model() -> Hparams {
         context: 131_072,
         rms_eps: 1e-5,
         rope: Rope { kind: RopeKind::Norm, dims: 128, base: 500_000.0, scaling: RopeScaling::None },
+        window_rope: None,
         window: None,
+        global: vec![],
+        attention_scale: 1.0,
+        query_growth: None,
+        activation: Activation::Silu,
+        embedding_scale: 1.0,
+        logit_cap: None,
         routing: None,
     }
 }

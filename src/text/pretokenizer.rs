@@ -84,10 +84,12 @@ const KIMI: Scan = Scan { han: true, slash: false, ..O200K };
 const TEKKEN: Scan = Scan { contractions: Contractions::None, digits: 1, ..O200K };
 
 /// Name in `tokenizer.ggml.pre`, rule, and whether the vendor normalizes to NFC first.
-const KNOWN: [(&str, PreTokenizer, bool); 21] = [
+const KNOWN: [(&str, PreTokenizer, bool); 22] = [
     ("llama-bpe", PreTokenizer::Scan(LLAMA3), false),
     ("llama3", PreTokenizer::Scan(LLAMA3), false),
     ("llama-v3", PreTokenizer::Scan(LLAMA3), false),
+    // GPT-4's rule, by the name of the first model that had it; Phi-4's files have it.
+    ("dbrx", PreTokenizer::Scan(LLAMA3), false),
     ("qwen2", PreTokenizer::Scan(QWEN2), true),
     ("deepseek-r1-qwen", PreTokenizer::Scan(QWEN2), false),
     ("qwen35", PreTokenizer::Scan(QWEN35), false),

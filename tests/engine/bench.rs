@@ -88,8 +88,8 @@ fn a_profile_adds_up_to_the_step() {
 
 #[test]
 fn refusals_say_what_is_missing() {
-    let text = refusal("--shape gpt-oss-20b");
-    assert!(text.contains("architecture \"gpt-oss\"") && text.contains("does not run yet"), "{text}");
+    let text = refusal("--shape unknown");
+    assert!(text.contains("architecture \"mamba9\"") && text.contains("does not run yet"), "{text}");
     let text = refusal("--shape llama-3.1-8b --quant f16 -d 100000000");
     assert!(text.contains("does not fit into memory") && text.contains("not even --shape llama-3.1-8b:1"), "{text}");
     let file = bundled("q8_0");

@@ -107,21 +107,37 @@ fn scaled_rotary_embeddings_agree_with_llama_cpp() {
     }
 }
 
+/// `name`'s logits over the tokens, in an executor of so much context, against transformers' in `golden`.
+fn assert_transformers_golden(name: &str, golden: &str, tokens: &[u32], context: usize) {
+    let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+    let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{golden}.npy"))).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+    let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mut exec = executor(&file.path, KvType::F32, context);
+    let found = assert_same_at_any_chunk(&mut exec, tokens, name).concat();
+    let difference = max_difference(&found, &expected);
+    println!("{golden}: off by {:.1e} of the range", difference / range(&expected));
+    assert!(difference <= 1e-3 * range(&expected), "{golden}: off by {difference}");
+}
+
 #[test]
 fn f32_models_of_each_architecture_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     assert!(ids.len() >= 64);
     for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"] {
-        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
-        let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{name}.npy"))).unwrap();
-        let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
-        let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let mut exec = executor(&file.path, KvType::F32, 96);
-        let found = assert_same_at_any_chunk(&mut exec, &ids, name).concat();
-        let difference = max_difference(&found, &expected);
-        println!("{name}: off by {:.1e} of the range", difference / range(&expected));
-        assert!(difference <= 1e-3 * range(&expected), "{name}: off by {difference}");
+        assert_transformers_golden(name, name, &ids, 96);
     }
+}
+
+/// Windows of 16 and 24 tokens, sinks, two rotations in one model, queries that grow each 16 positions.
+#[test]
+fn models_with_windows_and_rotations_of_their_own_agree_with_transformers() {
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    for name in ["gpt-oss", "gemma3", "phi3", "mistral3"] {
+        assert_transformers_golden(name, name, &ids, 96);
+    }
+    // Within the original context there are other factors.
+    assert_transformers_golden("phi3", "phi3-short", &ids[..32], 32);
 }
 
 /// The sequences over which a distance is taken. (One of 48 tokens is too small a sample of the rounding noise: it scatters by
@@ -155,6 +171,12 @@ pub fn distances(name: &str, path: &Path, case: &Value, sample: &Sample) -> f64 
             assert!(difference <= 1e-4 * range(&expected), "{name} {key}: off by {difference}");
         }
     }
+    distance(name, path, &mut decoded, sample)
+}
+
+/// The distance of a quantised model from `decoded` alone.
+pub fn distance(name: &str, path: &Path, decoded: &mut Executor, sample: &Sample) -> f64 {
+    let tokens = &sample.tokens;
     let mut quantised = executor(path, KvType::F32, 64);
     assert_same_at_any_chunk(&mut quantised, tokens, name);
 
@@ -163,7 +185,7 @@ pub fn distances(name: &str, path: &Path, case: &Value, sample: &Sample) -> f64 
     for sequence in 0..sample.sequences {
         let shifted: Vec<u32> = tokens.iter().map(|t| (t + sample.shift * sequence) % vocab).collect();
         found.extend(logits(&mut quantised, &shifted, 48).concat());
-        exact.extend(logits(&mut decoded, &shifted, 48).concat());
+        exact.extend(logits(decoded, &shifted, 48).concat());
     }
     nmse(&found, &exact)
 }
@@ -198,11 +220,33 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
     assert!(mean <= 1.005, "worse than llama.cpp on the whole: {mean}");
 }
 
+/// Several splits of attention, most of them outside of the windows, and sinks that count once.
+#[test]
+fn long_prompts_of_windowed_models_are_the_same_at_any_chunk() {
+    let file = unpack("tests/data/tiny/gpt-oss.gguf.zst");
+    let tokens: Vec<u32> = (0..1100).map(|i| 3 + i * 37 % 500).collect();
+    let mut exec = executor(&file.path, KvType::F16, 1120);
+    let whole = logits(&mut exec, &tokens, 1100);
+    for chunk in [200, 512] {
+        assert_eq!(logits(&mut exec, &tokens, chunk), whole, "chunks of {chunk}");
+    }
+    let mut solo = Solo::new(&mut exec);
+    solo.feed(&tokens[..1090], Wanted::Nothing);
+    for (at, token) in tokens.iter().enumerate().skip(1090) {
+        assert_eq!(solo.feed(std::slice::from_ref(token), Wanted::Last), whole[at], "one by one, at {at}");
+    }
+}
+
 #[test]
 fn a_batch_of_mixed_sequences_equals_each_alone() {
-    let file = unpack("tests/data/tiny/qwen3.gguf.zst");
-    let golden = json("tests/data/tiny/golden.json");
-    let tokens = u32s(&golden["qwen3.gguf"]["tokens"]);
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    for name in ["tiny/qwen3", "tiny/gpt-oss", "hf-tiny/gemma3", "hf-tiny/mistral3"] {
+        assert_mixed_batch(name, &ids[..48]);
+    }
+}
+
+fn assert_mixed_batch(name: &str, tokens: &[u32]) {
+    let file = unpack(&format!("tests/data/{name}.gguf.zst"));
     let mut exec = executor(&file.path, KvType::F16, 256);
     let vocab = exec.hparams().vocab;
     let alone: Vec<_> = [48, 20, 1].map(|n| logits(&mut exec, &tokens[48 - n..], 48)).into();
@@ -220,10 +264,10 @@ fn a_batch_of_mixed_sequences_equals_each_alone() {
     let mut layers = 0;
     let batch = Batch { tokens: &mixed, seqs: &seqs, logit_rows: &[0, 15, 35] };
     let last = exec.forward(&batch, &mut || layers += 1);
-    assert_eq!(last[..vocab], alone[2][0]);
-    assert_eq!(last[vocab..2 * vocab], alone[0][47]);
-    assert_eq!(last[2 * vocab..], alone[1][19]);
+    assert_eq!(last[..vocab], alone[2][0], "{name}");
+    assert_eq!(last[vocab..2 * vocab], alone[0][47], "{name}");
+    assert_eq!(last[2 * vocab..], alone[1][19], "{name}");
     let bits: Vec<u32> = alone[0][..33].concat().iter().map(|l| l.to_bits()).collect();
-    assert_eq!(first, bits);
+    assert_eq!(first, bits, "{name}");
     assert_eq!(layers, exec.hparams().layers);
 }

@@ -70,6 +70,25 @@ fn planned_step_buffers_never_grow() {
     }
 }
 
+/// The same where layers are routed, have windows, or turn in two ways.
+#[test]
+fn planned_step_buffers_of_other_layers_never_grow() {
+    for (name, threads) in [("gpt-oss", 2), ("gemma3", 2), ("phi3", 1), ("mistral3", 2), ("qwen2moe", 1)] {
+        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+        let options = EngineOptions { threads: Some(threads), prefill_chunk: 48, ..options() };
+        let Opened { handle, facts, .. } = open(&file.path, &options, &mut |_| ()).unwrap();
+        let prompt: Vec<u32> = (0..230).map(|i| 3 + i * 7 % 150).collect();
+        let requests =
+            [request(&prompt, 5, greedy()), request(&prompt[7..90], 9, greedy()), request(&[3], 9, greedy())];
+        let streams: Vec<_> = requests.into_iter().map(|request| handle.submit(request).unwrap()).collect();
+        for stream in streams {
+            collect(stream).end.unwrap().unwrap();
+        }
+        eventually("all have ended", || handle.stats().running == 0);
+        assert_eq!(handle.stats().scratch_bytes, facts.scratch_bytes, "{name}");
+    }
+}
+
 #[test]
 fn an_unknown_architecture_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();

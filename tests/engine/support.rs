@@ -84,6 +84,7 @@ pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
     let options = Options {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         kv_type,
+        context: tokens,
         kv_blocks: tokens.div_ceil(32),
         max_rows: tokens,
         max_logit_rows: tokens,

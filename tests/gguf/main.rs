@@ -10,3 +10,4 @@ mod malformed;
 mod model;
 mod properties;
 mod raw;
+mod variants;

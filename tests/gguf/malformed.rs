@@ -17,7 +17,7 @@ fn broken(mutate: Mutate) -> Vec<u8> {
 fn experts(raw: &mut super::raw::Raw, used: u32, groups: u32, groups_used: u32) {
     let keys = [("count", 8), ("used_count", used), ("group_count", groups), ("group_used_count", groups_used)];
     for (key, value) in keys {
-        raw.push(&format!("llama.expert_{key}"), 4, value.to_le_bytes());
+        raw.push(format!("llama.expert_{key}"), 4, value.to_le_bytes());
     }
 }
 
@@ -151,9 +151,7 @@ fn broken_models() {
     const EPS: &str = "llama.attention.layer_norm_rms_epsilon";
     let cases: &[(&str, &str, Mutate)] = &[
         ("no_architecture", "\"general.architecture\" is missing", |r| r.remove("general.architecture")),
-        ("unknown_architecture", "supported are glm4moe, llama, ", |r| {
-            r.set("general.architecture", 8, string("frobnicate"))
-        }),
+        ("unknown_architecture", ", llama, ", |r| r.set("general.architecture", 8, string("frobnicate"))),
         ("architecture_wrong_type", "is u32 7, expected string", |r| r.set_u32("general.architecture", 7)),
         ("missing_block_count", "\"llama.block_count\" is missing", |r| r.remove("llama.block_count")),
         ("missing_embedding_length", "embedding_length\" is missing", |r| r.remove("llama.embedding_length")),

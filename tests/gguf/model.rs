@@ -45,6 +45,7 @@ fn rope_scaling_is_read() {
         attention: 0.5,
         beta_fast: 16.0,
         beta_slow: 1.0,
+        whole_pairs: true,
     };
     assert_eq!(yarn.unwrap().hparams.rope.scaling, expected);
     assert!(scaling(|r| float(r, "rope.scaling.factor", -1.0)).unwrap_err().contains("rope.scaling.factor is -1"));

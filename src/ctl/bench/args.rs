@@ -26,7 +26,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME[:LAYERS]", conflicts_with = "file")]
     pub shape: Option<Scaled>,
     /// Types of the weights of --shape: q4_k_m, q5_k_m, q4_k_s, q5_k_s, q3_k_s, q6_k, q8_0, q4_0, q4_1, q5_0, q5_1, f16,
-    /// bf16
+    /// bf16, mxfp4
     #[arg(long, value_name = "RECIPE", default_value = "q4_k_m")]
     pub quant: Quant,
     /// Lengths of prompts to measure; 0 for none

@@ -103,6 +103,7 @@ impl Need {
         Options {
             cpu: cpu.clone(),
             kv_type,
+            context: self.context,
             kv_blocks: self.context.div_ceil(KV_BLOCK) * self.batch,
             max_rows: self.rows,
             max_logit_rows: self.batch,

@@ -34,7 +34,7 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quant {
     name: &'static str,
-    /// Most matrices.
+    /// Most matrices; MXFP4 is for experts alone.
     base: DType,
     /// The head, and half of `attn_v` and `ffn_down` where `mixed`.
     more: DType,
@@ -44,7 +44,7 @@ pub struct Quant {
 }
 
 #[rustfmt::skip]
-const QUANTS: [Quant; 13] = [
+const QUANTS: [Quant; 14] = [
     Quant { name: "q4_k_m", base: DType::Q4_K, more: DType::Q6_K, mixed: true, file_type: 15 },
     Quant { name: "q5_k_m", base: DType::Q5_K, more: DType::Q6_K, mixed: true, file_type: 17 },
     Quant { name: "q4_k_s", base: DType::Q4_K, more: DType::Q6_K, mixed: false, file_type: 14 },
@@ -58,6 +58,7 @@ const QUANTS: [Quant; 13] = [
     Quant { name: "q5_1", base: DType::Q5_1, more: DType::Q6_K, mixed: false, file_type: 9 },
     Quant { name: "f16", base: DType::F16, more: DType::F16, mixed: false, file_type: 1 },
     Quant { name: "bf16", base: DType::BF16, more: DType::BF16, mixed: false, file_type: 32 },
+    Quant { name: "mxfp4", base: DType::MXFP4, more: DType::Q8_0, mixed: false, file_type: 38 },
 ];
 
 impl std::str::FromStr for Quant {
@@ -83,6 +84,8 @@ impl Quant {
         let wanted = match role {
             Role::Norm | Role::Bias | Role::Single => return DType::F32,
             Role::Output => self.more,
+            Role::Expert | Role::ExpertDown if self.base == DType::MXFP4 => self.base,
+            _ if self.base == DType::MXFP4 => self.more,
             Role::Value | Role::Down | Role::ExpertDown if more => self.more,
             Role::Absorbed if self.base != DType::F16 && self.base != DType::BF16 => DType::Q8_0,
             _ => self.base,
@@ -117,7 +120,7 @@ pub struct Noise {
     random: u64,
     set: u64,
     /// Bytes that every block has at a place of its own: its factors.
-    factors: Vec<(u64, [u8; 2])>,
+    factors: Vec<(u64, u8)>,
 }
 
 impl Noise {
@@ -153,6 +156,10 @@ impl Noise {
             DType::Q6_K => vec![(208, half(size / 1370.0))],
             _ => Vec::new(),
         };
+        let mut factors: Vec<_> = factors.into_iter().flat_map(|(at, [a, b])| [(at, a), (at + 1, b)]).collect();
+        if dtype == DType::MXFP4 {
+            factors.push((0, (127.0 + (size / 2.93).log2().round()) as u8));
+        }
         Noise { block_bytes: dtype.block_bytes() as u64, random, set, factors }
     }
 
@@ -168,15 +175,13 @@ impl Noise {
             to.copy_from_slice(&word(index)[..to.len()]);
         }
         let end = offset + out.len() as u64;
-        for &(at, bytes) in &self.factors {
-            let mut block = offset / self.block_bytes * self.block_bytes;
-            while block < end {
-                for (place, byte) in (block + at..).zip(bytes) {
-                    if (offset..end).contains(&place) {
-                        out[(place - offset) as usize] = byte;
-                    }
+        for &(at, byte) in &self.factors {
+            let mut place = offset / self.block_bytes * self.block_bytes + at;
+            while place < end {
+                if place >= offset {
+                    out[(place - offset) as usize] = byte;
                 }
-                block += self.block_bytes;
+                place += self.block_bytes;
             }
         }
     }
@@ -199,7 +204,7 @@ mod tests {
     #[test]
     fn weights_are_centred_and_of_a_trained_size() {
         for quant in QUANTS {
-            for role in [Role::Plain, Role::Output] {
+            for role in [Role::Plain, Role::Output, Role::Expert] {
                 let (dtype, cols) = (quant.dtype(role, 4, 8, 1024), 1024);
                 let mut bytes = vec![0; dtype.row_bytes(cols * 64).unwrap()];
                 Noise::new(role, dtype, cols as u64).fill(7, 0, &mut bytes);
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn any_range_is_the_same_as_the_whole() {
-        for dtype in [DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::F16] {
+        for dtype in [DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::F16, DType::MXFP4] {
             let noise = Noise::new(Role::Plain, dtype, 256);
             let mut whole = vec![0; 5000];
             noise.fill(3, 0, &mut whole);

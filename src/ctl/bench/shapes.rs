@@ -44,7 +44,7 @@ enum Extra {
     Experts { count: usize, used: usize, d_ff: usize, shared: usize, dense: usize, gate_bias: bool },
     /// Multi-head latent attention (DeepSeek-V2): ranks of the compressed q (0: none) and kv, widths of a head's parts.
     Mla { q_rank: usize, kv_rank: usize, rope: usize, nope: usize, value: usize },
-    /// Attention sinks, and biases everywhere (gpt-oss).
+    /// Attention sinks, biases everywhere, a window in every other block, YaRN (gpt-oss).
     SinksAndBiases,
     /// Gated delta net in all blocks but each fourth, gated attention there (Qwen3-Next).
     DeltaNet { key_heads: usize, value_heads: usize, dim: usize, kernel: usize },
@@ -86,6 +86,7 @@ pub static SHAPES: &[Shape] = shapes! {
 /// For tests: every kind of tensor, no size.
 static TINY: &[Shape] = shapes! {
     "tiny" "qwen3" 0.0: 2 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[Tied, QkNorm];
+    "unknown" "mamba9" 0.0: 2 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[];
 };
 
 /// A shape with the number of blocks to make.
@@ -176,6 +177,12 @@ impl Scaled {
             keys.push(own("expert_count", number(count)));
             keys.push(own("expert_used_count", number(used)));
             keys.push(own("expert_feed_forward_length", number(d_ff)));
+        }
+        if self.shape.extras.contains(&SinksAndBiases) {
+            keys.push(own("attention.sliding_window", number(128)));
+            keys.push(own("rope.scaling.type", Value::String("yarn".into())));
+            keys.push(own("rope.scaling.factor", Value::F32(32.0)));
+            keys.push(own("rope.scaling.original_context_length", number(4096)));
         }
         keys
     }
@@ -363,8 +370,8 @@ mod tests {
 
     #[test]
     fn an_architecture_that_is_missing_is_named() {
-        let error = "gpt-oss-20b".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
-        assert!(error.contains("\"gpt-oss\"") && error.contains("llama, "), "{error}");
+        let error = "unknown".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
+        assert!(error.contains("\"mamba9\"") && error.contains("llama, "), "{error}");
         assert!("qwen2.5-32b".parse::<Scaled>().unwrap().check().is_ok());
     }
 }

@@ -119,6 +119,22 @@ mod tests {
     use crate::model::FeedForward;
     use crate::quant::Layout;
 
+    /// Layout, keys and tensors are those that binding asks for.
+    #[test]
+    fn shapes_of_known_architectures_bind() {
+        for shape in crate::ctl::bench::shapes::SHAPES {
+            let sized = Scaled { shape, layers: 2 };
+            if sized.check().is_err() {
+                continue;
+            }
+            for quant in ["q4_k_m", "mxfp4"] {
+                let made = Synthetic::new(&sized, quant.parse().unwrap()).unwrap();
+                let model = made.source().bind().unwrap_or_else(|e| panic!("{} {quant}: {e}", shape.name));
+                assert!(model.ignored.is_empty(), "{}: {:?}", shape.name, model.ignored);
+            }
+        }
+    }
+
     #[test]
     fn the_file_on_disk_is_the_one_in_memory() {
         let made = Synthetic::new(&"tiny".parse().unwrap(), "q4_k_m".parse().unwrap()).unwrap();

@@ -116,6 +116,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
     let options = |tokens: usize| exec::Options {
         cpu: cpu.backend.options(cpu.threads),
         kv_type: cpu.backend.kv,
+        context: tokens,
         kv_blocks: tokens.div_ceil(KV_BLOCK),
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,

@@ -178,8 +178,8 @@ impl Cpu {
         self.table.layout(dtype, rows, cols)
     }
 
-    /// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
-    pub fn embed(&self, table: &Tensor, ids: &[u32], out: &mut [f32]) {
+    /// `out[t] = scale · table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
+    pub fn embed(&self, table: &Tensor, ids: &[u32], scale: f32, out: &mut [f32]) {
         let _watch = self.observer.watch(|| Work::embed(table, ids.len()));
         let cols = table.cols;
         assert_eq!(out.len(), ids.len() * cols, "out is not [tokens, {cols}]");
@@ -189,6 +189,9 @@ impl Cpu {
                 // SAFETY: each token's row belongs to one range.
                 let row = unsafe { out.part(t * cols, cols) };
                 table.decode_row(ids[t] as usize, row);
+                if scale != 1.0 {
+                    row.iter_mut().for_each(|x| *x *= scale);
+                }
             }
         });
     }
@@ -330,6 +333,20 @@ impl Cpu {
         let _watch = self.observer.watch(|| Work::elementwise("silu_mul", gate.len(), 2));
         assert_eq!(gate.len(), up.len(), "gate and up differ in length");
         self.elementwise(gate, up, self.table.vector.silu_mul);
+    }
+
+    /// `gate = gelu(gate) · up`, with the approximation by tanh.
+    pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("gelu_mul", gate.len(), 2));
+        assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+        self.elementwise(gate, up, self.table.vector.gelu_mul);
+    }
+
+    /// `gate = g · sigmoid(1.702 g) · (u + 1)` with `g = min(gate, 7)` and `u = up` within ±7 (gpt-oss).
+    pub fn clamped_silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("clamped_silu_mul", gate.len(), 2));
+        assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+        self.elementwise(gate, up, self.table.vector.clamped_silu_mul);
     }
 
     /// `x += y`.

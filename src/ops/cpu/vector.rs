@@ -15,6 +15,10 @@ pub(crate) struct Functions {
     pub(crate) rms_norm_inplace: unsafe fn(x: &mut [f32], gain: &[f32], eps: f32),
     /// `gate = silu(gate) · up`.
     pub(crate) silu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
+    /// `gate = gelu(gate) · up`.
+    pub(crate) gelu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
+    /// gpt-oss's form of SwiGLU.
+    pub(crate) clamped_silu_mul: unsafe fn(gate: &mut [f32], up: &[f32]),
     /// `x += y`.
     pub(crate) add: unsafe fn(x: &mut [f32], y: &[f32]),
     /// Turns one head by the angles of its token.
@@ -41,6 +45,14 @@ macro_rules! tier {
                 super::silu_mul(gate, up);
             }
             $(#[$feature])?
+            pub(super) unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+                super::gelu_mul(gate, up);
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn clamped_silu_mul(gate: &mut [f32], up: &[f32]) {
+                super::clamped_silu_mul(gate, up);
+            }
+            $(#[$feature])?
             pub(super) unsafe fn add(x: &mut [f32], y: &[f32]) {
                 super::add(x, y);
             }
@@ -52,6 +64,8 @@ macro_rules! tier {
                 rms_norm,
                 rms_norm_inplace,
                 silu_mul,
+                gelu_mul,
+                clamped_silu_mul,
                 add,
                 rope,
                 narrow: super::narrow,
@@ -135,6 +149,29 @@ fn exp(x: f32) -> f32 {
 fn silu_mul(gate: &mut [f32], up: &[f32]) {
     for (gate, &up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+/// `g/2 · (1 + tanh(y))` is `g · sigmoid(2y)`.
+#[inline(always)]
+fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+    // 2 √(2/π), and times 0.044715.
+    const LINEAR: f32 = 1.595_769_2;
+    const CUBIC: f32 = 0.071_354_814;
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let g = *gate;
+        let y = g * (g * g).mul_add(CUBIC, LINEAR);
+        *gate = g / (1.0 + exp(-y)) * up;
+    }
+}
+
+#[inline(always)]
+fn clamped_silu_mul(gate: &mut [f32], up: &[f32]) {
+    const ALPHA: f32 = 1.702;
+    const LIMIT: f32 = 7.0;
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let (g, u) = (gate.clamp(f32::NEG_INFINITY, LIMIT), up.clamp(-LIMIT, LIMIT));
+        *gate = g / (1.0 + exp(-ALPHA * g)) * (u + 1.0);
     }
 }
 

@@ -135,7 +135,7 @@ fn rounded(q: &[f32], dtype: DType) -> Vec<f32> {
 }
 
 /// `out = softmax(scale · q·Kᵀ) · V` over the positions each token sees, query head `h` with cache head
-/// `h / (heads / kv_heads)`.
+/// `h / (heads / kv_heads)`; a sink is one score more whose value is zero.
 pub fn attention(args: Attention<'_>) {
     args.check();
     let shape = &args.kv.shape;
@@ -155,8 +155,9 @@ pub fn attention(args: Attention<'_>) {
                     let dot: f64 = q.iter().zip(&key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
                     scores.push(dot * f64::from(args.scale));
                 }
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let sink = args.sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks[head]));
+                let max = scores.iter().copied().fold(sink, f64::max);
+                let total: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + (sink - max).exp();
                 let mut sum = vec![0.0f64; shape.value_dim];
                 for (p, score) in seen.clone().zip(&scores) {
                     let values = &args.kv.values;

@@ -17,11 +17,11 @@ pub fn decode_row(weight: &Tensor, i: usize) -> Vec<f32> {
     out
 }
 
-/// `out[t] = table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
-pub fn embed(table: &Tensor, ids: &[u32], out: &mut [f32]) {
+/// `out[t] = scale · table[ids[t]]`, `[tokens, cols]`. Ids must be below `table.rows`.
+pub fn embed(table: &Tensor, ids: &[u32], scale: f32, out: &mut [f32]) {
     assert_eq!(out.len(), ids.len() * table.cols, "out is not [tokens, {}]", table.cols);
     for (&id, row) in ids.iter().zip(out.chunks_exact_mut(table.cols)) {
-        row.copy_from_slice(&decode_row(table, id as usize));
+        row.iter_mut().zip(decode_row(table, id as usize)).for_each(|(out, x)| *out = scale * x);
     }
 }
 
@@ -88,6 +88,25 @@ pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     for (gate, &up) in gate.iter_mut().zip(up) {
         let g = f64::from(*gate);
         *gate = (g / (1.0 + (-g).exp()) * f64::from(up)) as f32;
+    }
+}
+
+/// `gate = gelu(gate) · up` with `gelu(g) = g/2 · (1 + tanh(√(2/π) · (g + 0.044715 g³)))` (arXiv 1606.08415).
+pub fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let g = f64::from(*gate);
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+        *gate = (0.5 * g * (1.0 + inner.tanh()) * f64::from(up)) as f32;
+    }
+}
+
+/// `gate = g · sigmoid(1.702 g) · (u + 1)` with `g = min(gate, 7)` and `u = up` within ±7 (gpt-oss's model card).
+pub fn clamped_silu_mul(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len(), "gate and up differ in length");
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        let (g, u) = (f64::from(*gate).clamp(f64::NEG_INFINITY, 7.0), f64::from(up).clamp(-7.0, 7.0));
+        *gate = (g / (1.0 + (-1.702 * g).exp()) * (u + 1.0)) as f32;
     }
 }
 

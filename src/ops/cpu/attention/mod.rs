@@ -7,6 +7,7 @@
 //! absolute positions; a split yields maxima, sums and weighted values, and splits are joined in order. So a token's
 //! result depends neither on how a prompt was cut nor on the number of threads, nor on the tier. When there are few items
 //! (decoding at a long context), the splits of an item are computed by different threads; the last one joins them.
+//! Sinks join at the very end.
 
 mod kernels;
 mod lanes;
@@ -58,6 +59,8 @@ struct Job<'a> {
     /// The caller's, times log₂e.
     scale: f32,
     window: Option<usize>,
+    /// `[heads]`, times log₂e when they are used.
+    sinks: Option<&'a [f32]>,
     out: Parts<f32>,
     tier: &'a Tier,
     scores: Scores,
@@ -77,6 +80,7 @@ pub(super) fn attention(args: Attention<'_>, tier: &Tier, pool: &Pool, buffers: 
         group: args.heads / shape.kv_heads,
         scale: args.scale * std::f32::consts::LOG2_E,
         window: args.window,
+        sinks: args.sinks,
         out: Parts::new(args.out),
         tier,
         scores: (tier.scores)(shape.key_type),
@@ -266,7 +270,7 @@ impl Job<'_> {
         }
     }
 
-    /// Divides by the sums and writes the output.
+    /// Divides by the sums, to which each head's sink is added here, once, and writes the output.
     fn finish(&self, item: &Item, total: &State<'_>) {
         let dim = self.kv.shape.value_dim;
         let first = self.seqs[item.seq].first_row + item.rows.start;
@@ -274,7 +278,15 @@ impl Job<'_> {
             let (row, head) = (first + query / self.group, item.head * self.group + query % self.group);
             // SAFETY: each query's output belongs to one item.
             let out = unsafe { self.out.part((row * self.heads + head) * dim, dim) };
-            let scale = 1.0 / total.sum[query];
+            let scale = match self.sinks {
+                None => 1.0 / total.sum[query],
+                Some(sinks) => {
+                    let (sink, seen) = (sinks[head] * std::f32::consts::LOG2_E, total.max[query]);
+                    let max = sink.max(seen);
+                    let (kept, own) = ((seen - max).exp2(), (sink - max).exp2());
+                    kept / (total.sum[query] * kept + own)
+                }
+            };
             out.iter_mut().zip(values).for_each(|(out, &v)| *out = v * scale);
         }
     }

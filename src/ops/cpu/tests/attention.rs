@@ -40,6 +40,7 @@ struct Case {
     shape: KvShape,
     heads: usize,
     window: Option<usize>,
+    sinks: bool,
     /// Tokens of each sequence, and how many of them are new.
     seqs: Vec<(usize, usize)>,
 }
@@ -79,13 +80,31 @@ impl Data {
         let mut out = vec![f32::NAN; row * case.heads * case.shape.value_dim];
         let kv = &self.cache.layer();
         let scale = 1.0 / (case.shape.key_dim as f32).sqrt();
-        f(Attention { q: &q, heads: case.heads, kv, seqs: &seqs, scale, window: case.window, out: &mut out });
+        // Among those of the scores' size one that takes all the weight and one that takes none.
+        let sink = |head| {
+            if head % 5 == 3 {
+                70.0
+            } else if head % 5 == 4 {
+                -1e30
+            } else {
+                (head as f32).sin() * 6.0
+            }
+        };
+        let sinks: Option<Vec<f32>> = case.sinks.then(|| (0..case.heads).map(sink).collect());
+        let (heads, window, sinks) = (case.heads, case.window, sinks.as_deref());
+        f(Attention { q: &q, heads, kv, seqs: &seqs, scale, window, sinks, out: &mut out });
         out
     }
 }
 
 fn cases(dtype: DType) -> Vec<Case> {
-    let case = |shape, heads, window, seqs: &[(usize, usize)]| Case { shape, heads, window, seqs: seqs.to_vec() };
+    let case = |shape, heads, window, seqs: &[(usize, usize)]| Case {
+        shape,
+        heads,
+        window,
+        sinks: false,
+        seqs: seqs.to_vec(),
+    };
     let mut cases = vec![
         case(shape(1, 32, 32, dtype), 1, None, &[(1, 1)]),
         case(shape(2, 64, 64, dtype), 14, None, &[(33, 33), (100, 1)]),
@@ -94,6 +113,14 @@ fn cases(dtype: DType) -> Vec<Case> {
         case(shape(2, 64, 32, dtype), 18, Some(1), &[(65, 65)]),
         case(shape(1, 32, 32, dtype), 71, Some(33), &[(70, 40), (64, 1), (1, 1)]),
     ];
+    // At, below and beyond the window, and of a block's size.
+    let edges = [(32, 32), (31, 1), (33, 33), (33, 1), (64, 3)];
+    cases.push(case(shape(1, 32, 32, dtype), 2, Some(32), &edges));
+    // Sinks: a share that several splits must count once, with a window and without.
+    let sinks = |case| Case { sinks: true, ..case };
+    cases.push(sinks(case(shape(2, 64, 64, dtype), 16, None, &[(1300, 2), (40, 40)])));
+    cases.push(sinks(case(shape(1, 64, 64, dtype), 8, Some(16), &[(70, 70), (16, 16), (1100, 1)])));
+    cases.push(sinks(case(shape(2, 64, 64, dtype), 10, Some(600), &[(1250, 1)])));
     if dtype.block_len() == 1 {
         cases.push(case(shape(2, 20, 36, dtype), 4, Some(7), &[(70, 70), (40, 3), (31, 31)]));
         cases.push(case(shape(1, 8, 8, dtype), 40, Some(1), &[(65, 65)]));
@@ -141,7 +168,13 @@ fn every_tier_equals_the_reference() {
 #[test]
 fn adversarial_numbers_equal_the_reference() {
     for dtype in TYPES {
-        let case = Case { shape: shape(2, 64, 64, dtype), heads: 10, window: None, seqs: vec![(75, 70), (33, 1)] };
+        let case = Case {
+            shape: shape(2, 64, 64, dtype),
+            heads: 10,
+            window: None,
+            sinks: false,
+            seqs: vec![(75, 70), (33, 1)],
+        };
         let mut rng = Rng::new(15);
         let random = fill(&case, &mut rng);
         for (what, key, value, magnitude) in [
@@ -188,7 +221,8 @@ fn reserved_buffers_do_not_grow() {
 fn cuts_and_neighbours_do_not_change_a_bit() {
     let mut rng = Rng::new(12);
     for (dtype, window) in [(DType::F16, None), (DType::F16, Some(45)), (DType::Q8_0, None), (DType::Q4_1, Some(45))] {
-        let whole = Case { shape: shape(2, 64, 64, dtype), heads: 6, window, seqs: vec![(700, 700), (90, 90)] };
+        let sinks = dtype == DType::F16;
+        let whole = Case { shape: shape(2, 64, 64, dtype), heads: 6, window, sinks, seqs: vec![(700, 700), (90, 90)] };
         let mut data = fill(&whole, &mut rng);
         let cpu = cpu(tiers().last().unwrap(), 3);
         let want = data.run(&whole, |args| cpu.attention(args));
@@ -197,7 +231,7 @@ fn cuts_and_neighbours_do_not_change_a_bit() {
             for len in [700, 513, 512, 511, 250] {
                 let case = Case {
                     seqs: vec![(len, new), (90, 1)],
-                    ..Case { shape: whole.shape, heads: 6, window, seqs: vec![] }
+                    ..Case { shape: whole.shape, heads: 6, window, sinks, seqs: vec![] }
                 };
                 let mut part = Data {
                     cache: Cache {
@@ -242,7 +276,8 @@ fn non_finite_queries_do_not_crash() {
     let mut rng = Rng::new(14);
     let width = 32;
     for dtype in TYPES {
-        let case = Case { shape: shape(1, width, width, dtype), heads: 2, window: None, seqs: vec![(600, 3)] };
+        let case =
+            Case { shape: shape(1, width, width, dtype), heads: 2, window: None, sinks: false, seqs: vec![(600, 3)] };
         let mut data = fill(&case, &mut rng);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
             data.q[0][597 * 2 * width..][..width].fill(bad);

@@ -324,8 +324,8 @@ fn packed_rows_decode_alike() {
         assert!(*weight.to_f32() == *packed.to_f32(), "{dtype}");
         let ids = [36, 0, 31, 15, 16, 32];
         let (mut plain, mut out) = (vec![0.0; ids.len() * 512], vec![0.0; ids.len() * 512]);
-        reference::embed(&weight, &ids, &mut plain);
-        cpu(Isa::Scalar, 2).embed(&packed, &ids, &mut out);
+        reference::embed(&weight, &ids, 1.0, &mut plain);
+        cpu(Isa::Scalar, 2).embed(&packed, &ids, 1.0, &mut out);
         assert!(plain == out, "{dtype}");
     }
 }

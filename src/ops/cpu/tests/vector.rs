@@ -57,14 +57,46 @@ fn activation_and_sum_equal_the_reference() {
 }
 
 #[test]
+fn other_activations_equal_the_reference() {
+    type Specification = fn(&mut [f32], &[f32]);
+    type Own = fn(&super::Cpu, &mut [f32], &[f32]);
+    let kinds: [(&str, Specification, Own); 2] = [
+        ("gelu", reference::gelu_mul, super::Cpu::gelu_mul),
+        ("clamped", reference::clamped_silu_mul, super::Cpu::clamped_silu_mul),
+    ];
+    let mut rng = Rng::new(25);
+    let mut gate: Vec<f32> = rng.vec(40_000).iter().map(|x| x * 12.0).collect();
+    let mut up: Vec<f32> = rng.vec(gate.len()).iter().map(|x| x * 12.0).collect();
+    gate[..8].copy_from_slice(&[0.0, -0.0, 7.0, 7.1, 300.0, -300.0, 1e-30, 0.3]);
+    up[2..8].copy_from_slice(&[-1.0, 7.1, -7.1, 3.0, 1e30, -1e30]);
+    for (name, specification, own) in kinds {
+        let mut want = gate.clone();
+        specification(&mut want, &up);
+        for isa in tiers() {
+            let (cpu, mut got) = (cpu(isa, 2), gate.clone());
+            own(&cpu, &mut got, &up);
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let allowed = 2e-6 * want.abs().max(1e-1);
+                assert!((got - want).abs() <= allowed, "{name} {isa:?} of {} and {}: {got} for {want}", gate[i], up[i]);
+            }
+            // What is not a number stays visible.
+            let mut bad = [f32::NAN, 1.0, f32::INFINITY];
+            own(&cpu, &mut bad, &[1.0, f32::NAN, 1.0]);
+            assert!(bad[0].is_nan() && bad[1].is_nan(), "{name} {isa:?}: {bad:?}");
+        }
+    }
+}
+
+#[test]
 fn embeddings_are_decoded_rows() {
     let mut rng = Rng::new(23);
     for dtype in [DType::F32, DType::F16, DType::Q8_0, DType::Q4_K, DType::Q6_K] {
         let table = tensor(dtype, 50, 512, &rng.vec(50 * 512));
         let ids: Vec<u32> = (0..200).map(|_| rng.below(50) as u32).collect();
         let (mut want, mut got) = (vec![0.0; 200 * 512], vec![f32::NAN; 200 * 512]);
-        reference::embed(&table, &ids, &mut want);
-        cpu(tiers().last().unwrap(), 3).embed(&table, &ids, &mut got);
+        let scale = if dtype == DType::Q8_0 { 22.6 } else { 1.0 };
+        reference::embed(&table, &ids, scale, &mut want);
+        cpu(tiers().last().unwrap(), 3).embed(&table, &ids, scale, &mut got);
         assert_eq!(got, want);
     }
     let bytes = raw_tensor(DType::F16, 1, 2, vec![0, 0x3c, 0, 0xc0]);
