@@ -12,10 +12,10 @@ pub(super) struct Step<'a> {
     pub(super) hparams: &'a Hparams,
     pub(super) cpu: &'a cpu::Cpu,
     pub(super) scratch: &'a mut cpu::Scratch,
-    rope: &'a RopeTable,
-    kv: &'a mut KvCache,
+    pub(super) rope: &'a RopeTable,
+    pub(super) kv: &'a mut KvCache,
     pub(super) buffers: &'a mut Buffers,
-    seqs: &'a [SeqSlice<'a>],
+    pub(super) seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
     pub(super) rows: usize,
 }
@@ -27,7 +27,7 @@ impl Executor {
     /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
     /// caller and panics.
     pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
-        let Executor { model, cpu, scratch, rope, kv, buffers } = self;
+        let Executor { model, cpu, scratch, rope, kv, buffers, ups } = self;
         let hparams = &model.hparams;
         let rows = batch.tokens.len();
         buffers.positions.clear();
@@ -43,6 +43,7 @@ impl Executor {
             step.norm(&layer.attn_norm);
             match &layer.mixer {
                 Mixer::Attention(attention) => step.attention(index, attention),
+                Mixer::Latent(latent) => step.latent(index, latent, &ups[index]),
             }
             step.add_branch();
             step.norm(&layer.ffn_norm);

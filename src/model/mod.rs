@@ -5,6 +5,7 @@
 //! a file holds, also for architectures that cannot be bound. Called by `load`, `plan` and `omnictl inspect`.
 
 mod binder;
+mod deepseek2;
 mod error;
 mod experts;
 mod glm4;
@@ -16,6 +17,7 @@ mod qwen3;
 pub mod report;
 mod walk;
 
+pub use deepseek2::{KeyValueUp, Latent, LatentDims, QueryDown};
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
 pub use walk::Matrix;
@@ -27,6 +29,7 @@ use binder::Binder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Architecture {
+    Deepseek2,
     Glm4Moe,
     Llama,
     MinimaxM2,
@@ -38,7 +41,8 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 7] = [
+    pub const ALL: [Architecture; 8] = [
+        Architecture::Deepseek2,
         Architecture::Glm4Moe,
         Architecture::Llama,
         Architecture::MinimaxM2,
@@ -51,6 +55,7 @@ impl Architecture {
     /// As `general.architecture` has it, and as the prefix of its keys.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::Deepseek2 => "deepseek2",
             Architecture::Glm4Moe => "glm4moe",
             Architecture::Llama => "llama",
             Architecture::MinimaxM2 => "minimax-m2",
@@ -80,6 +85,7 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
     let mut model = match architecture {
+        Architecture::Deepseek2 => deepseek2::bind(&mut binder, hparams),
         Architecture::Glm4Moe => glm4::bind(&mut binder, hparams),
         Architecture::Llama => llama::bind(&mut binder, hparams),
         Architecture::MinimaxM2 => minimax::bind(&mut binder, hparams),
@@ -145,12 +151,14 @@ pub struct Hparams {
     pub d_model: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key/value heads; divides `heads`.
+    /// Key/value heads; divides `heads`. Latent attention caches one, whose values are a part of its keys.
     pub kv_heads: usize,
     /// Dimensions of a key (and query) head.
     pub key_dim: usize,
     /// Dimensions of a value head.
     pub value_dim: usize,
+    /// Latent attention: what its heads are made from.
+    pub latent: Option<LatentDims>,
     /// Width of the dense feed-forward layers; 0 where all layers are routed.
     pub d_ff: usize,
     /// Mixture of experts.
@@ -204,6 +212,8 @@ pub struct Layer<T> {
 pub enum Mixer<T> {
     /// Grouped-query attention over cached keys and values.
     Attention(Attention<T>),
+    /// Attention over a cached latent that all heads' keys and values are made from.
+    Latent(Box<Latent<T>>),
 }
 
 /// Feed-forward of a block.

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod experts;
+mod heads;
 mod kv;
 pub mod profile;
 pub mod reference;
@@ -13,6 +14,7 @@ mod rope;
 mod tensor;
 
 pub use experts::{ExpertInput, ExpertMatMul, Gating, MAX_GROUPS, RouteRule, Routes};
+pub use heads::{HeadMatMul, Heads};
 pub use kv::{KV_BLOCK, KV_GROUP, KvLayer, KvShape};
 pub use rope::{RopeAngles, RopePairing, RopeTable};
 pub use tensor::Tensor;
@@ -213,7 +215,10 @@ pub(crate) fn check_seq(seq: &SeqSlice<'_>, tokens: usize, kv: &KvLayer<'_>) {
         seq.blocks.len()
     );
     let capacity = kv.keys.len() / kv.shape.key_block_bytes().max(1);
-    let capacity = capacity.min(kv.values.len() / kv.shape.value_block_bytes().max(1));
+    let capacity = match kv.shape.value_block_bytes() {
+        0 => capacity,
+        bytes => capacity.min(kv.values.len() / bytes),
+    };
     for &block in &seq.blocks[..needed] {
         assert!((block as usize) < capacity, "block {block} of a cache of {capacity}");
     }
@@ -243,5 +248,5 @@ pub fn elementwise_bytes(n: usize, operands: usize) -> u64 {
 
 /// Bytes that [`cpu::Cpu::kv_write`] moves for `tokens` new tokens.
 pub fn kv_write_bytes(shape: &KvShape, tokens: usize) -> u64 {
-    f32_bytes(tokens * shape.kv_heads * (shape.key_dim + shape.value_dim)) + (tokens * shape.token_bytes()) as u64
+    f32_bytes(tokens * shape.kv_heads * (shape.key_dim + shape.written_value())) + (tokens * shape.token_bytes()) as u64
 }

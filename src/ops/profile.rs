@@ -1,7 +1,10 @@
 //! Where a step's time goes: an observer that the backend tells of each operation. Off, it costs one load of a flag per
 //! operation; on, two looks at the clock. Called by the backends; read through [`super::cpu::Cpu::take_profile`].
 
-use super::{Attention, ExpertMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
+use super::{
+    Attention, ExpertMatMul, HeadMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes,
+    kv_write_bytes,
+};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -67,6 +70,12 @@ impl Work {
             bytes: jobs.iter().map(|job| job.bytes_moved(routes)).sum(),
             operations: jobs.iter().map(|job| job.operations(routes)).sum(),
         }
+    }
+
+    /// Of products with a matrix for each head.
+    pub(crate) fn head_matmul(job: &HeadMatMul<'_>) -> Work {
+        let (weights, types) = (short_name(&job.weight.name).into(), types([job.weight]));
+        Work { op: "head_matmul", weights, types, bytes: job.bytes_moved(), operations: job.operations() }
     }
 
     /// Of an embedding look-up.

@@ -28,7 +28,7 @@ impl Cache {
 const TYPES: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
 
 fn shape(kv_heads: usize, key_dim: usize, value_dim: usize, dtype: DType) -> KvShape {
-    KvShape { kv_heads, key_dim, value_dim, key_type: dtype, value_type: dtype }
+    KvShape { kv_heads, key_dim, value_dim, key_type: dtype, value_type: dtype, latent: false }
 }
 
 /// Blocks of sequence `s` of `n`, interleaved with the others'.
