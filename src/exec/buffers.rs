@@ -16,7 +16,7 @@ pub fn scratch_bytes<T: Matrix>(model: &Model<T>, options: &Options, threads: us
     let rows = Buffers::bytes(h, options.max_rows, options.max_logit_rows);
     let acts = acts_size(model, options).bytes();
     let attention = attention_size(h, options).bytes(threads);
-    rows.saturating_add(acts).saturating_add(attention).saturating_add(latent::made_bytes(model))
+    rows.saturating_add(acts).saturating_add(attention).saturating_add(latent::made_bytes(model, options))
 }
 
 /// The largest products of a step.
@@ -25,7 +25,7 @@ pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::
     let pairs = options.max_rows.saturating_mul(model.hparams.routing.map_or(0, |routing| routing.used));
     model.for_each(|path, tensor| match path {
         "layers.latent.kv_up" | "layers.latent.key_up" | "layers.latent.value_up" => {
-            latent::include_acts(&mut size, &model.hparams, path, tensor, options.max_rows);
+            latent::include_acts(&mut size, &model.hparams, path, tensor, options);
         }
         "layers.experts.down.weight" => size.include(tensor.dtype(), tensor.cols(), pairs),
         _ if path.ends_with(".weight") || path == "layers.experts.shared.gate" => {
@@ -47,6 +47,7 @@ pub(super) fn attention_size(h: &Hparams, options: &Options) -> cpu::AttentionSi
         heads: h.heads,
         shape: options.kv_type.shape(h),
         kv_tokens: options.kv_blocks.saturating_mul(KV_BLOCK),
+        expanded_key: h.latent.map_or(0, |latent| latent.key()),
     }
 }
 

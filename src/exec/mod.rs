@@ -3,7 +3,8 @@
 //! caller's (`engine`, or a command that works without one).
 //!
 //! A row's logits depend on its own sequence alone, bit for bit: not on its neighbours in the batch, nor on how its
-//! prompt was cut into chunks.
+//! prompt was cut into chunks. (Latent attention has another form for chunks of 128 rows and more, equal up to rounding:
+//! there the cut shows in the last bits.)
 
 mod buffers;
 mod experts;
@@ -113,7 +114,7 @@ impl Executor {
         let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
-        let ups = latent::ups(&model, &cpu)?;
+        let ups = latent::ups(&model, options, &cpu)?;
         Ok(Executor { model, cpu, scratch, rope, kv, buffers, ups })
     }
 

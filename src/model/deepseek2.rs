@@ -115,7 +115,7 @@ fn latent(b: &mut Binder, h: &Hparams, d: &LatentDims, i: usize) -> Result<Laten
         (None, b.linear(&at("attn_q"), q_rows, h.d_model, Bias::Optional)?)
     };
     // The matrix alone where a file has both forms: the other one follows from it.
-    let whole = b.optional_matrix(&at("attn_kv_b.weight"), h.heads * (d.nope + d.value), d.kv_rank)?;
+    let whole = b.optional_matrix(&at("attn_kv_b.weight"), h.heads.saturating_mul(d.nope + d.value), d.kv_rank)?;
     Ok(Latent {
         q_down,
         q,

@@ -61,7 +61,8 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         context,
         rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
         rope: keys.rope(architecture, head_dim, context)?,
-        window: keys.get::<usize>("attention.sliding_window")?.filter(|&window| window > 0),
+        // Latent attention has none in any model.
+        window: keys.get::<usize>("attention.sliding_window")?.filter(|&window| window > 0 && latent.is_none()),
     })
 }
 

@@ -7,28 +7,48 @@ use std::ops::Range;
 /// Part of each head of activations.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
-    /// Order `[heads, tokens, width]` instead of `[tokens, heads, width]`.
-    pub by_head: bool,
+    order: Order,
     /// Elements of a head.
-    pub width: usize,
+    pub(crate) width: usize,
     /// The first of them that is meant.
-    pub first: usize,
+    pub(crate) first: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    ByToken,
+    ByHead,
+    Shared,
 }
 
 impl Heads {
     /// `[tokens, heads, width]`, from element `first` on.
     pub fn by_token(width: usize, first: usize) -> Heads {
-        Heads { by_head: false, width, first }
+        Heads { order: Order::ByToken, width, first }
     }
 
-    /// `[heads, tokens, width]`.
-    pub fn by_head(width: usize) -> Heads {
-        Heads { by_head: true, width, first: 0 }
+    /// `[heads, tokens, width]`, from element `first` on.
+    pub fn by_head(width: usize, first: usize) -> Heads {
+        Heads { order: Order::ByHead, width, first }
+    }
+
+    /// `[tokens, width]`, from element `first` on: the same for all heads. To copy from, not to.
+    pub fn shared(width: usize, first: usize) -> Heads {
+        Heads { order: Order::Shared, width, first }
+    }
+
+    /// Elements of `tokens` tokens and `heads` heads.
+    pub(crate) fn len(&self, tokens: usize, heads: usize) -> usize {
+        tokens * self.width * if self.order == Order::Shared { 1 } else { heads }
     }
 
     /// Where the part begins.
     pub(crate) fn at(&self, token: usize, head: usize, tokens: usize, heads: usize) -> usize {
-        let nth = if self.by_head { head * tokens + token } else { token * heads + head };
+        let nth = match self.order {
+            Order::ByToken => token * heads + head,
+            Order::ByHead => head * tokens + token,
+            Order::Shared => token,
+        };
         nth * self.width + self.first
     }
 }

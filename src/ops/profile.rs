@@ -2,8 +2,8 @@
 //! operation; on, two looks at the clock. Called by the backends; read through [`super::cpu::Cpu::take_profile`].
 
 use super::{
-    Attention, ExpertMatMul, HeadMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes,
-    kv_write_bytes,
+    Attention, ExpandedAttention, ExpertMatMul, HeadMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes,
+    embed_bytes, kv_write_bytes,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +88,12 @@ impl Work {
     pub(crate) fn attention(args: &Attention<'_>) -> Work {
         let (weights, types) = (String::new(), args.kv.shape.key_type.name().into());
         Work { op: "attention", weights, types, bytes: args.bytes_moved(), operations: args.operations() }
+    }
+
+    /// Of attention over keys and values made from latents.
+    pub(crate) fn expanded_attention(args: &ExpandedAttention<'_>) -> Work {
+        let (bytes, operations) = (args.bytes_moved(), args.operations());
+        Work { op: "attention", weights: String::new(), types: "expanded".into(), bytes, operations }
     }
 
     /// Of writing new keys and values.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Logits of all positions, fed in chunks of `chunk`.
-fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+pub fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let vocab = exec.hparams().vocab;
     let mut solo = Solo::new(exec);
     let mut rows = Vec::new();
@@ -16,12 +16,12 @@ fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn range(values: &[f32]) -> f32 {
+pub fn range(values: &[f32]) -> f32 {
     let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
     high - low
 }
 
-fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).fold(0.0, |max, (a, b)| max.max((a - b).abs()))
 }
@@ -111,7 +111,19 @@ fn scaled_rotary_embeddings_agree_with_llama_cpp() {
 fn f32_models_of_each_architecture_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     assert!(ids.len() >= 64);
-    for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"] {
+    for name in [
+        "llama",
+        "mixtral",
+        "qwen2",
+        "qwen2moe",
+        "qwen3",
+        "qwen3moe",
+        "glm4moe",
+        "minimax-m2",
+        "deepseek-v2",
+        "deepseek-v3",
+        "glm-4.7-flash",
+    ] {
         let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
         let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{name}.npy"))).unwrap();
         let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
@@ -191,7 +203,8 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
     }
     assert!(ratios.iter().all(|(_, ratio)| *ratio <= 1.02), "{ratios:#?}");
     // The float types must not make up for others: llama.cpp rounds the activations there and we do not.
-    ratios.retain(|(name, _)| !name.contains("F16"));
+    // Nor what scatters: there experts that are nearly as good fall out differently (0.94 was measured).
+    ratios.retain(|(name, _)| !name.contains("F16") && !name.starts_with("deepseek2"));
     let mean = (ratios.iter().map(|(_, ratio)| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
     println!("geometric mean of the ratios: {mean:.3}");
     // 1.0002 was measured: the same noise, up to the sample's scatter.
@@ -200,9 +213,15 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
 
 #[test]
 fn a_batch_of_mixed_sequences_equals_each_alone() {
-    let file = unpack("tests/data/tiny/qwen3.gguf.zst");
+    for name in ["qwen3", "deepseek2-v3"] {
+        assert_mixed_equals_alone(name);
+    }
+}
+
+fn assert_mixed_equals_alone(name: &str) {
+    let file = unpack(&format!("tests/data/tiny/{name}.gguf.zst"));
     let golden = json("tests/data/tiny/golden.json");
-    let tokens = u32s(&golden["qwen3.gguf"]["tokens"]);
+    let tokens = u32s(&golden[format!("{name}.gguf")]["tokens"]);
     let mut exec = executor(&file.path, KvType::F16, 256);
     let vocab = exec.hparams().vocab;
     let alone: Vec<_> = [48, 20, 1].map(|n| logits(&mut exec, &tokens[48 - n..], 48)).into();

@@ -20,7 +20,8 @@ pub fn read(relative: &str) -> Vec<u8> {
     }
 }
 
-fn parse(relative: &str) -> File {
+/// A committed model.
+pub fn parse(relative: &str) -> File {
     let bytes = read(relative);
     let file = File::parse(&bytes, bytes.len() as u64).unwrap();
     file.check_data(bytes.len() as u64).unwrap();

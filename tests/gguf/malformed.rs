@@ -151,7 +151,7 @@ fn broken_models() {
     const EPS: &str = "llama.attention.layer_norm_rms_epsilon";
     let cases: &[(&str, &str, Mutate)] = &[
         ("no_architecture", "\"general.architecture\" is missing", |r| r.remove("general.architecture")),
-        ("unknown_architecture", "supported are glm4moe, llama, ", |r| {
+        ("unknown_architecture", "supported are deepseek2, glm4moe, llama, ", |r| {
             r.set("general.architecture", 8, string("frobnicate"))
         }),
         ("architecture_wrong_type", "is u32 7, expected string", |r| r.set_u32("general.architecture", 7)),

@@ -177,6 +177,30 @@ impl Scaled {
             keys.push(own("expert_used_count", number(used)));
             keys.push(own("expert_feed_forward_length", number(d_ff)));
         }
+        keys.extend(self.latent_metadata().into_iter().map(|(key, value)| own(key, value)));
+        keys
+    }
+
+    /// What latent attention and DeepSeek's experts have besides; it replaces what was said of heads.
+    fn latent_metadata(&self) -> Vec<(&'static str, Value)> {
+        let number = |n: usize| Value::U32(n as u32);
+        let find = |extra: &&Extra| matches!(extra, Mla { .. });
+        let Some(&Mla { q_rank, kv_rank, rope, nope, value }) = self.shape.extras.iter().find(find) else {
+            return Vec::new();
+        };
+        let mut keys = vec![
+            ("attention.q_lora_rank", number(q_rank)),
+            ("attention.kv_lora_rank", number(kv_rank)),
+            ("attention.key_length_mla", number(nope + rope)),
+            ("attention.value_length_mla", number(value)),
+            ("rope.dimension_count", number(rope)),
+        ];
+        if let Some(Experts { shared, dense, gate_bias, .. }) = self.experts() {
+            keys.push(("leading_dense_block_count", number(dense)));
+            keys.push(("expert_shared_count", number(shared)));
+            keys.push(("expert_gating_func", number(if gate_bias { 2 } else { 1 })));
+            keys.push(("expert_weights_norm", Value::Bool(gate_bias)));
+        }
         keys
     }
 
@@ -365,6 +389,6 @@ mod tests {
     fn an_architecture_that_is_missing_is_named() {
         let error = "gpt-oss-20b".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
         assert!(error.contains("\"gpt-oss\"") && error.contains("llama, "), "{error}");
-        assert!("qwen2.5-32b".parse::<Scaled>().unwrap().check().is_ok());
+        assert!("deepseek-r1".parse::<Scaled>().unwrap().check().is_ok());
     }
 }

@@ -116,8 +116,24 @@ fn fill(tensors: &[Piece], offset: u64, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::FeedForward;
+    use crate::ctl::bench::shapes::SHAPES;
+    use crate::model::{Architecture, FeedForward};
     use crate::quant::Layout;
+
+    /// Each block's kinds: dense ones first, then those with experts.
+    #[test]
+    fn shapes_of_architectures_that_run_are_bound() {
+        for shape in SHAPES.iter().filter(|shape| Architecture::from_name(shape.arch).is_some()) {
+            for layers in [shape.layers.min(4), shape.layers] {
+                let made = Synthetic::new(&Scaled { shape, layers }, "q4_k_m".parse().unwrap()).unwrap();
+                let model = made.source().bind().unwrap_or_else(|error| panic!("{}: {error}", made.label));
+                assert_eq!((model.layers.len(), model.ignored.len()), (layers, 0), "{}", made.label);
+            }
+        }
+        let made = Synthetic::new(&"deepseek-r1:4".parse().unwrap(), "q4_k_m".parse().unwrap()).unwrap();
+        let numbers = made.source().bind().unwrap().hparams;
+        assert_eq!(numbers.kv_bytes_per_token(crate::quant::DType::F16), 4 * 576 * 2);
+    }
 
     #[test]
     fn the_file_on_disk_is_the_one_in_memory() {

@@ -3,9 +3,11 @@
 
 use super::Cpu;
 use super::acts::{Parts, Scratch};
+use super::attention;
 use super::matmul::{Part, form, quantise, run};
 use crate::ops::profile::Work;
-use crate::ops::{HeadMatMul, Heads, RopeAngles, RopeTable, Tensor};
+use crate::ops::{ExpandedAttention, HeadMatMul, Heads, KV_BLOCK, KvLayer, RopeAngles, RopeTable, Tensor};
+use std::ops::Range;
 
 impl Cpu {
     /// `job` over `x` `[heads, tokens, cols]`; all heads are one parallel region.
@@ -37,10 +39,10 @@ impl Cpu {
 
     /// Copies `width` elements of each head: `out[to] = x[from]`.
     pub fn copy_heads(&self, heads: usize, width: usize, (x, from): (&[f32], Heads), (out, to): (&mut [f32], Heads)) {
-        let _watch = self.observer.watch(|| Work::elementwise("copy_heads", heads * width, 1));
-        let tokens = x.len() / (heads * from.width);
-        assert_eq!(x.len(), tokens * heads * from.width, "x is not heads of {}", from.width);
-        assert_eq!(out.len(), tokens * heads * to.width, "out is not as many heads of {}", to.width);
+        let tokens = out.len() / to.len(1, heads);
+        let _watch = self.observer.watch(|| Work::elementwise("copy_heads", tokens * heads * width, 1));
+        assert_eq!(out.len(), tokens * heads * to.width, "out is not {heads} heads of {}", to.width);
+        assert_eq!(x.len(), from.len(tokens, heads), "x is not as many heads of {}", from.width);
         assert!(from.first + width <= from.width && to.first + width <= to.width, "{width} of {from:?} to {to:?}");
         let out = Parts::new(out);
         self.each(tokens * heads, width, &|range| {
@@ -51,6 +53,35 @@ impl Cpu {
                 unsafe { out.part(to.at(token, head, tokens, heads), width) }.copy_from_slice(x);
             }
         });
+    }
+
+    /// Reads a sequence's cached latents and rotated keys back: `out` `[positions, key_dim]`, zeros behind the last.
+    pub fn read_latents(&self, kv: &KvLayer<'_>, blocks: &[u32], positions: Range<usize>, out: &mut [f32]) {
+        let _watch = self.observer.watch(|| Work::elementwise("read_latents", out.len(), 1));
+        let (shape, bytes) = (&kv.shape, kv.shape.token_bytes());
+        assert!(shape.latent && out.len().is_multiple_of(shape.key_dim), "out is not [_, {}]", shape.key_dim);
+        assert!(out.len() >= positions.len() * shape.key_dim, "{positions:?} do not fit {} elements", out.len());
+        let (rows, out) = (out.len() / shape.key_dim, Parts::new(out));
+        self.each(rows, shape.key_dim, &|range| {
+            for i in range {
+                // SAFETY: each row belongs to one range.
+                let out = unsafe { out.part(i * shape.key_dim, shape.key_dim) };
+                if i >= positions.len() {
+                    out.fill(0.0);
+                    continue;
+                }
+                let position = positions.start + i;
+                let slot = blocks[position / KV_BLOCK] as usize * KV_BLOCK + position % KV_BLOCK;
+                // SAFETY: the function suits this host.
+                unsafe { self.table.attention.decode(shape.key_type, &kv.keys[slot * bytes..][..bytes], out) };
+            }
+        });
+    }
+
+    /// See [`ExpandedAttention`].
+    pub fn expanded_attention(&self, args: ExpandedAttention<'_>) {
+        let _watch = self.observer.watch(|| Work::expanded_attention(&args));
+        attention::expanded(args, &self.table.attention, &self.pool, &self.attention);
     }
 
     /// [`Cpu::rms_norm`] in place over the first `weight.cols` elements of each row of `width`.

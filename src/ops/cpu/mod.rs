@@ -27,7 +27,7 @@ mod tests;
 mod vector;
 
 pub use acts::{Scratch, ScratchSize};
-pub use attention::AttentionSize;
+pub use attention::{AttentionSize, expanded_states};
 pub use pack::pack_panels;
 pub use pool::Pool;
 

@@ -10,6 +10,7 @@
 //!
 //! Latent caches: see [`rows`].
 
+mod expanded;
 mod kernels;
 mod lanes;
 mod quantised;
@@ -19,6 +20,8 @@ mod tier;
 mod workspace;
 mod write;
 
+pub(crate) use expanded::expanded;
+pub use expanded::expanded_states;
 pub(crate) use lanes::Lanes;
 pub(crate) use tier::Tier;
 pub use workspace::AttentionSize;

@@ -73,7 +73,7 @@ impl Job<'_> {
         let keys = &self.kv.keys[block * shape.key_block_bytes()..][..shape.key_block_bytes()];
         rows.fill(block, seen.end, dim, |token, out| {
             // SAFETY: the functions suit this host.
-            unsafe { (self.tier.decode)(shape.key_type, &keys[token * bytes..][..bytes], out) };
+            unsafe { self.tier.decode(shape.key_type, &keys[token * bytes..][..bytes], out) };
         });
         let data = &rows.data[..KV_BLOCK * dim];
         // SAFETY: as above.

@@ -19,7 +19,7 @@ pub(crate) struct Tier {
     /// Of keys that lie token after token.
     pub(super) row_scores: RowScores,
     /// A row of a latent cache.
-    pub(super) decode: DecodeRow,
+    pub(super) decode_row: DecodeRow,
     /// Makes query `i` ready, for quantised keys or not.
     pub(super) ready: unsafe fn(x: &[f32], scale: f32, queries: &mut Queries, i: usize, quantised: bool),
     /// `out = out · a + other · b`.
@@ -116,7 +116,7 @@ macro_rules! tier {
                     other => panic!("no KV cache is of type {other}: its shape was not checked"),
                 }
             }
-            pub(super) const TIER: Tier = Tier { scores, values, softmax, row_scores, decode, ready, blend };
+            pub(super) const TIER: Tier = Tier { scores, values, softmax, row_scores, decode_row: decode, ready, blend };
         }
     };
 }
@@ -138,6 +138,15 @@ tier!(
 );
 
 impl Tier {
+    /// Decodes a row of a cache's type.
+    ///
+    /// # Safety
+    /// The host has the tier.
+    pub(in crate::ops::cpu) unsafe fn decode(&self, dtype: DType, row: &[u8], out: &mut [f32]) {
+        // SAFETY: the caller's word.
+        unsafe { (self.decode_row)(dtype, row, out) }
+    }
+
     /// The functions of `isa`.
     pub(crate) fn new(isa: Isa) -> Tier {
         match isa {

@@ -68,6 +68,8 @@ pub struct AttentionSize {
     pub shape: KvShape,
     /// Tokens of the whole cache.
     pub kv_tokens: usize,
+    /// Elements of the queries of [`super::super::Cpu::expanded_attention`]; 0 where it is not called.
+    pub expanded_key: usize,
 }
 
 impl AttentionSize {
@@ -76,7 +78,7 @@ impl AttentionSize {
         let n = self.queries();
         let rows = KV_BLOCK * if self.shape.latent { self.shape.key_dim } else { 0 };
         let numbers = n * KV_BLOCK + 2 * room(n) + 2 * State::len(n, self.width()) + rows;
-        let (floats, bytes, scales) = Queries::len(n, self.shape.key_dim, self.quantised());
+        let (floats, bytes, scales) = Queries::len(n, self.key_dim(), self.quantised());
         let per_thread = f32_bytes(numbers + floats + 2 * scales) + bytes as u64;
         per_thread.saturating_mul(threads as u64).saturating_add(f32_bytes(self.partials(threads)))
     }
@@ -89,6 +91,11 @@ impl AttentionSize {
     /// Query heads of a KV head.
     fn group(&self) -> usize {
         self.heads / self.shape.kv_heads
+    }
+
+    /// Elements of the longest queries.
+    fn key_dim(&self) -> usize {
+        self.shape.key_dim.max(self.expanded_key)
     }
 
     fn width(&self) -> usize {
@@ -104,7 +111,7 @@ impl AttentionSize {
         let (n, state) = (self.queries(), State::len(self.queries(), self.width()));
         let (total, next) = (vec![0.0; state], vec![0.0; state]);
         let mut workspace = Workspace { total, next, ..Workspace::default() };
-        workspace.reserve(n, self.shape.key_dim, self.quantised());
+        workspace.reserve(n, self.key_dim(), self.quantised());
         if self.shape.latent {
             workspace.rows.reset(self.shape.key_dim);
         }
