@@ -12,7 +12,7 @@ use super::forward::{Step, product};
 use super::{Error, Options, cpu};
 use crate::load::Mapping;
 use crate::model::{Hparams, KeyValueUp, Latent, LatentDims, Matrix, Mixer, Model};
-use crate::ops::{self, ExpandedAttention, HeadMatMul, Heads, KV_BLOCK, KvLayer, MatMul, SeqSlice, Tensor, f32_bytes};
+use crate::ops::{self, ExpandedAttention, HeadMatMul, Heads, KV_BLOCK, MatMul, SeqSlice, Tensor, f32_bytes};
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout, quantize};
 use std::ops::Range;
@@ -81,9 +81,9 @@ pub(super) fn made_bytes<T: Matrix>(model: &Model<T>, options: &Options) -> u64 
 pub(super) fn ups(model: &Model<Tensor>, options: &Options, cpu: &cpu::Cpu) -> Result<Vec<Up>, Error> {
     let Some(dims) = &model.hparams.latent else { return Ok(Vec::new()) };
     let heads = model.hparams.heads;
-    let layers = model.layers.iter().filter_map(|layer| match &layer.mixer {
-        Mixer::Latent(latent) => Some(&latent.kv_up),
-        Mixer::Attention(_) => None,
+    let layers = model.layers.iter().filter_map(|layer| {
+        let Mixer::Latent(latent) = &layer.mixer else { return None };
+        Some(&latent.kv_up)
     });
     let up = |up: &KeyValueUp<Tensor>| match up {
         KeyValueUp::Split { key, value } => {
@@ -307,8 +307,10 @@ impl Step<'_> {
         let end = seq.start + seq.rows;
         for first in (0..end).step_by(RUN) {
             let context = first..end.min(first + RUN);
-            buffers.expand(&self.kv.layer(index), seq.blocks, context.clone(), (heads, dims), up, cpu, scratch);
             let padded = context.len().next_multiple_of(KV_BLOCK);
+            let last = context.end == end;
+            cpu.read_latents(&self.kv.layer(index), seq.blocks, context, buffers.cached.rows(padded));
+            buffers.expand(padded, heads, dims, up, cpu, scratch);
             cpu.expanded_attention(ExpandedAttention {
                 q,
                 heads,
@@ -320,30 +322,26 @@ impl Step<'_> {
                 first,
                 scale: dims.scale,
                 states: buffers.states.rows(1),
-                out: (context.end == end).then_some(&mut *out),
+                out: last.then_some(&mut *out),
             });
         }
     }
 }
 
 impl LatentBuffers {
-    /// keys, values = those of all heads for a run of a sequence's context, in whole blocks
-    #[allow(clippy::too_many_arguments)]
+    /// keys, values = those of all heads for `n` positions, from what was cached of them
     fn expand(
         &mut self,
-        kv: &KvLayer<'_>,
-        blocks: &[u32],
-        context: Range<usize>,
-        (heads, dims): (usize, &LatentDims),
+        n: usize,
+        heads: usize,
+        dims: &LatentDims,
         up: &Up,
         cpu: &cpu::Cpu,
         scratch: &mut cpu::Scratch,
     ) {
-        let n = context.len().next_multiple_of(KV_BLOCK);
         let (cached, latents) = (self.cached.rows(n), self.latents.rows(n));
         let (keys, values) = (self.keys.rows(heads * n), self.values.rows(heads * n));
         let (key, by_token) = (Heads::by_head(dims.key(), 0), Heads::by_token);
-        cpu.read_latents(kv, blocks, context, cached);
         cpu.copy_heads(1, dims.kv_rank, (cached, by_token(dims.cached(), 0)), (latents, by_token(dims.kv_rank, 0)));
         let turned = (&*cached, Heads::shared(dims.cached(), dims.kv_rank));
         cpu.copy_heads(heads, dims.rope, turned, (keys, Heads::by_head(dims.key(), dims.nope)));

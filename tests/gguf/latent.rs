@@ -79,9 +79,9 @@ fn numbers_are_read_from_both_forms_of_files() {
     let d = whole.hparams.latent.unwrap();
     assert_eq!((d.q_rank, d.kv_rank, d.rope, d.nope, d.value), (0, 48, 16, 32, 16));
     assert_eq!(whole.hparams.kv_bytes_per_token(DType::Q8_0), 2 * 64 * 34 / 32);
-    let form = |model: &Model<TensorInfo>| match &model.layers[0].mixer {
-        Mixer::Latent(latent) => matches!(latent.kv_up, KeyValueUp::Whole(_)),
-        Mixer::Attention(_) => panic!("it has latent attention"),
+    let form = |model: &Model<TensorInfo>| {
+        let Mixer::Latent(latent) = &model.layers[0].mixer else { panic!("it has latent attention") };
+        matches!(latent.kv_up, KeyValueUp::Whole(_))
     };
     assert!(form(&whole) && !form(&cut));
     // Without YaRN, or without its multiplier, scores are not scaled besides.
