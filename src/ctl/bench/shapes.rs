@@ -155,6 +155,11 @@ impl Scaled {
         let Shape { arch, context, rope_base, rms_eps, vocab, d_model, d_ff, heads, kv_heads, head_dim, .. } =
             *self.shape;
         let number = |n: usize| Value::U32(n as u32);
+        // Of latent attention: of what is cached.
+        let (key_length, value_length) = match self.latent() {
+            Some(Mla { kv_rank, rope, .. }) => (kv_rank + rope, kv_rank),
+            _ => (head_dim, head_dim),
+        };
         let own = |key: &str, value: Value| (format!("{arch}.{key}"), value);
         let mut keys = vec![
             ("general.architecture".to_owned(), Value::String(arch.into())),
@@ -165,8 +170,8 @@ impl Scaled {
             own("feed_forward_length", number(d_ff)),
             own("attention.head_count", number(heads)),
             own("attention.head_count_kv", number(kv_heads)),
-            own("attention.key_length", number(head_dim)),
-            own("attention.value_length", number(head_dim)),
+            own("attention.key_length", number(key_length)),
+            own("attention.value_length", number(value_length)),
             own("attention.layer_norm_rms_epsilon", Value::F32(rms_eps)),
             own("rope.freq_base", Value::F32(rope_base)),
             own("vocab_size", number(vocab)),
@@ -181,13 +186,10 @@ impl Scaled {
         keys
     }
 
-    /// What latent attention and DeepSeek's experts have besides; it replaces what was said of heads.
+    /// What latent attention and DeepSeek's experts have besides.
     fn latent_metadata(&self) -> Vec<(&'static str, Value)> {
         let number = |n: usize| Value::U32(n as u32);
-        let find = |extra: &&Extra| matches!(extra, Mla { .. });
-        let Some(&Mla { q_rank, kv_rank, rope, nope, value }) = self.shape.extras.iter().find(find) else {
-            return Vec::new();
-        };
+        let Some(Mla { q_rank, kv_rank, rope, nope, value }) = self.latent() else { return Vec::new() };
         let mut keys = vec![
             ("attention.q_lora_rank", number(q_rank)),
             ("attention.kv_lora_rank", number(kv_rank)),
@@ -200,6 +202,7 @@ impl Scaled {
             keys.push(("expert_shared_count", number(shared)));
             keys.push(("expert_gating_func", number(if gate_bias { 2 } else { 1 })));
             keys.push(("expert_weights_norm", Value::Bool(gate_bias)));
+            keys.push(("expert_weights_scale", Value::F32(if gate_bias { 2.5 } else { 1.0 })));
         }
         keys
     }
@@ -324,6 +327,10 @@ impl Scaled {
         list.matrix(&format!("ffn_gate{suffix}"), d_ff, self.shape.d_model, Role::Plain);
         list.matrix(&format!("ffn_up{suffix}"), d_ff, self.shape.d_model, Role::Plain);
         list.matrix(&format!("ffn_down{suffix}"), self.shape.d_model, d_ff, Role::Down);
+    }
+
+    fn latent(&self) -> Option<Extra> {
+        self.shape.extras.iter().copied().find(|extra| matches!(extra, Mla { .. }))
     }
 
     fn experts(&self) -> Option<Extra> {
