@@ -234,7 +234,8 @@ fn products(tiers: &[&Cpu], dtype: DType, layout: Layout, settings: &Settings, l
 
 /// Qwen2.5-1.5B's attention: one token at a long context, and a prompt.
 fn attention(tiers: &[Cpu], dtype: DType, rounds: usize, limit: f64) {
-    let shape = KvShape { kv_heads: 2, key_dim: 128, value_dim: 128, key_type: dtype, value_type: dtype };
+    let shape =
+        KvShape { kv_heads: 2, key_dim: 128, value_dim: 128, key_type: dtype, value_type: dtype, latent: false };
     for (context, rows) in [(4096, 1), (32_768, 1), (512, 512), (4096, 512)] {
         let blocks: Vec<u32> = (0..(context / 32) as u32).collect();
         // Several layers' caches in turn, so that decoding finds its keys and values in no cache.

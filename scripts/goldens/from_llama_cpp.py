@@ -11,6 +11,7 @@
   from_llama_cpp.py types MODEL-f32.gguf --tokens GOLDEN.json   as quant, for the model with random blocks of each type that no
                                                                 small file holds in place of its layers' matrices, and for one
                                                                 with all of them; the blocks follow from the golden's `factor`
+  from_llama_cpp.py long MODEL-f32.gguf...                      the last logits of a prompt of 700 tokens
   from_llama_cpp.py stories MODEL-{f32,f16,...}.gguf --text TEXT
                                   greedy continuations of fixed prompts; perplexity by llama-perplexity's definition,
                                   context 512 (F16 KV)
@@ -34,6 +35,7 @@ ROPES = {
 
 ABOUT = ("greedy continuations by llama.cpp (CPU, 2 threads, F16 KV), ids and text; perplexity over omni-stories-heldout.txt, "
          "context 512")
+LONG = 700
 SEQUENCES, SHIFT = 24, 37  # of quant: sequence s is the tokens with SHIFT·s added to each id
 
 
@@ -75,6 +77,12 @@ def measure(path, tokens):
     return {"tokens": tokens, "logits_last": numbers(rows[-1]), "logits_pos0": numbers(rows[0]),
             "argmax_per_pos": [int(i) for i in rows.argmax(1)], "greedy24": ids, "min_gap": round(gap, 5),
             "text_prompt": PROMPTS[0], "text_prompt_ids": text, "text_greedy24": text_ids, "text_min_gap": round(text_gap, 5)}
+
+
+def long(path):
+    """The last logits of a prompt of several splits and chunks; the tests make the same one."""
+    tokens = [3 + i * i % 151 for i in range(LONG)]
+    return {"length": LONG, "logits_last": numbers(Model(path, 1024, f16_kv=False).logits(tokens)[-1])}
 
 
 def numbers(row):
@@ -275,7 +283,7 @@ def differences(found, golden, where=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "stories"])
+    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "long", "stories"])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--text", help="text whose perplexity is taken (stories)")
     parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
@@ -285,6 +293,9 @@ def main():
     names = [os.path.basename(path) for path in args.files]
     if args.what == "stories":
         result = stories(args.files, args.text or parser.error("stories needs --text"))
+    elif args.what == "long":
+        result = {name: long(path) for name, path in zip(names, args.files)}
+        golden = {name: case for name, case in golden.items() if name in names}
     else:
         source = json.load(open(args.tokens or args.check or parser.error("--tokens or --check is needed")))
         first = next(iter(source.values()))["tokens"]

@@ -26,11 +26,23 @@ LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.
 YARN = dict(rope_type="yarn", original_max_position_embeddings=32, beta_fast=32.0, beta_slow=1.0)
 PLAIN = dict(rope_type="default", rope_theta=1e4)
 EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=48)
+LATENT = dict(BASE, **EXPERTS, num_key_value_heads=4, rms_norm_eps=1e-6, n_routed_experts=8, n_shared_experts=2, kv_lora_rank=48,
+              qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=16, first_k_dense_replace=1)
+
+
+def yarn(mscale):
+    return dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=CONTEXT // 4, beta_fast=32,
+                beta_slow=1, mscale=mscale, mscale_all_dim=mscale)
+
+
 # Each with what is its own: Llama 3's rotary frequencies, Qwen2's biases and tied embeddings, Qwen3's heads wider than
 # the model and their norms, Qwen2-MoE's unnormalised weights and gated shared expert, GLM-4.5's leading dense layer, partial
 # rotation, sigmoids with a bias for the choice, and scale, MiniMax-M2's norms over all heads together, gpt-oss's sinks,
 # alternating windows, biases of experts and clamped activation, Gemma 3's norms, windows, two rotations and cap, Phi-3's
-# fused matrices and two sets of rotary factors, Ministral 3's queries that grow. All windows are shorter than the sequence.
+# fused matrices and two sets of rotary factors, Ministral 3's queries that grow (all windows are shorter than the
+# sequence), DeepSeek-V2's latent attention with queries made at once, the matrix to keys and values whole, YaRN and groups by their best expert, V3's with
+# compressed queries, that matrix cut, sigmoids and groups by their best two, GLM-4.7-Flash's without YaRN, groups and a word
+# on how scores become weights.
 MODELS = {
     "llama": ("Llama", dict(BASE, rms_norm_eps=1e-5, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(BASE, rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -62,15 +74,24 @@ MODELS = {
     "mistral3": ("Ministral3", dict(BASE, rms_norm_eps=1e-5, head_dim=32, rope_parameters=dict(
         YARN, rope_theta=1e6, factor=16.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=1.0,
         llama_4_scaling_beta=0.1))),
+    "deepseek-v2": ("DeepseekV2", dict(LATENT, q_lora_rank=None, routed_scaling_factor=1.5, topk_method="group_limited_greedy",
+                                       n_group=4, topk_group=2, rope_parameters=yarn(0.707))),
+    "deepseek-v3": ("DeepseekV3", dict(LATENT, q_lora_rank=40, routed_scaling_factor=2.5, norm_topk_prob=True, n_group=4,
+                                       topk_group=2, rope_parameters=yarn(1.0))),
+    "glm-4.7-flash": ("Glm4MoeLite", dict(LATENT, q_lora_rank=40, routed_scaling_factor=1.8, norm_topk_prob=True, n_group=1,
+                                          topk_group=1, n_shared_experts=1, rope_parameters=PLAIN)),
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}
+ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(("deepseek-v2", "deepseek-v3", "glm-4.7-flash"), "deepseek2")}
 PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "self_attn.sinks": "attn_sinks", "mlp.router": "ffn_gate_inp", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+    "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b", "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     **{f"mlp.shared_expert{s}.{part}_proj": f"ffn_{part}_shexp" for s in ("", "s") for part in ("gate", "up", "down")},
 }
 # These files call the norm what transformers calls it: the one before the feed-forward, Gemma's after the attention.
@@ -128,6 +149,10 @@ def tensors(name, module):
             halves = [("gate", value[:, ::2]), ("up", value[:, 1::2])] if part == "gate_up_proj" else [("down", value)]
             for part, half in halves:
                 yield f"blk.{layer}.ffn_{part}_exps.{kind}", half
+        elif key.endswith("kv_b_proj.weight") and name != "deepseek-v2":
+            keys, values = np.split(value.reshape(config.num_attention_heads, -1, value.shape[-1]), [config.qk_nope_head_dim], 1)
+            yield f"blk.{layer}.attn_k_b.weight", keys.swapaxes(1, 2)
+            yield f"blk.{layer}.attn_v_b.weight", values
         elif key.endswith("experts.gate_up_proj"):
             for part, half in zip(("gate", "up"), np.split(value, 2, axis=1)):
                 yield f"blk.{layer}.ffn_{part}_exps.weight", half
@@ -150,12 +175,15 @@ def write_routing(writer, name, config):
         writer.add_expert_feed_forward_length(config.intermediate_size)
     if name == "qwen2moe":
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    if name == "glm4moe":
+    if name in ("glm4moe", *ARCHITECTURES.keys() - {"mixtral"}):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
-        writer.add_expert_weights_norm(config.norm_topk_prob)
-    if name in ("glm4moe", "minimax-m2"):
+        writer.add_expert_weights_norm(bool(config.norm_topk_prob))
+    if name in ("deepseek-v2", "deepseek-v3"):
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
+    if name in ("glm4moe", "minimax-m2", "deepseek-v3"):
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
@@ -182,6 +210,22 @@ def write_positions(writer, name, config):
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + growth))
         for length in ("long", "short"):
             writer.add_tensor(f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32))
+def write_latent(writer, name, config):
+    """Keys of latent attention: of the heads where a file has the whole matrix, of what is cached where it is cut."""
+    rank, rope, key = config.kv_lora_rank, config.qk_rope_head_dim, config.qk_nope_head_dim + config.qk_rope_head_dim
+    whole = name == "deepseek-v2"
+    writer.add_head_count_kv(config.num_attention_heads if whole else 1)
+    writer.add_key_length(key if whole else rank + rope)
+    writer.add_value_length(config.v_head_dim if whole else rank)
+    if not whole:
+        writer.add_key_length_mla(key)
+        writer.add_value_length_mla(config.v_head_dim)
+    writer.add_kv_lora_rank(rank)
+    if config.q_lora_rank:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_rope_dimension_count(rope)
+    if config.rope_parameters["rope_type"] == "yarn":
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config.rope_parameters["mscale_all_dim"])
 
 
 def interleaved(weight, heads):
@@ -191,17 +235,20 @@ def interleaved(weight, heads):
 
 def write(path, name, module):
     config = module.config
-    writer = gguf.GGUFWriter(path, {"mixtral": "llama"}.get(name, name))
+    writer = gguf.GGUFWriter(path, ARCHITECTURES.get(name, name))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(int(head * config.rope_parameters.get("partial_rotary_factor", 1)))
+    if hasattr(config, "kv_lora_rank"):
+        write_latent(writer, name, config)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+        writer.add_rope_dimension_count(int(head * config.rope_parameters.get("partial_rotary_factor", 1)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     write_positions(writer, name, config)
     writer.add_vocab_size(VOCAB)

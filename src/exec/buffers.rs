@@ -5,6 +5,7 @@
 
 use super::Options;
 use super::experts::rule;
+use super::latent::{self, LatentBuffers};
 use crate::model::{Hparams, Matrix, Model, Routing};
 use crate::ops::{KV_BLOCK, RopeAngles, Routes, cpu, f32_bytes};
 
@@ -15,7 +16,7 @@ pub fn scratch_bytes<T: Matrix>(model: &Model<T>, options: &Options, threads: us
     let rows = Buffers::bytes(h, options.max_rows, options.max_logit_rows);
     let acts = acts_size(model, options).bytes();
     let attention = attention_size(h, options).bytes(threads);
-    rows.saturating_add(acts).saturating_add(attention)
+    rows.saturating_add(acts).saturating_add(attention).saturating_add(latent::made_bytes(model, options))
 }
 
 /// The largest products of a step.
@@ -23,6 +24,9 @@ pub(super) fn acts_size<T: Matrix>(model: &Model<T>, options: &Options) -> cpu::
     let mut size = cpu::ScratchSize::default();
     let pairs = options.max_rows.saturating_mul(model.hparams.routing.map_or(0, |routing| routing.used));
     model.for_each(|path, tensor| match path {
+        "layers.latent.kv_up" | "layers.latent.key_up" | "layers.latent.value_up" => {
+            latent::include_acts(&mut size, &model.hparams, path, tensor, options);
+        }
         "layers.experts.down.weight" => size.include(tensor.dtype(), tensor.cols(), pairs),
         _ if path.ends_with(".weight") || path == "layers.experts.shared.gate" => {
             size.include(tensor.dtype(), tensor.cols(), options.max_rows);
@@ -43,6 +47,7 @@ pub(super) fn attention_size(h: &Hparams, options: &Options) -> cpu::AttentionSi
         heads: h.heads,
         shape: options.kv_type.shape(h),
         kv_tokens: options.kv_blocks.saturating_mul(KV_BLOCK),
+        expanded_key: h.latent.map_or(0, |latent| latent.key()),
     }
 }
 
@@ -59,6 +64,8 @@ pub(super) struct Buffers {
     pub up: Buffer,
     /// Of models with experts.
     pub routed: Option<Routed>,
+    /// Of models with latent attention.
+    pub latent: Option<LatentBuffers>,
     /// Rows that want logits, gathered.
     pub head: Buffer,
     pub logits: Buffer,
@@ -90,8 +97,13 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    fn new(rows: usize, width: usize) -> Buffer {
+    pub(super) fn new(rows: usize, width: usize) -> Buffer {
         Buffer { data: vec![0.0; rows * width], width }
+    }
+
+    /// Bytes reserved.
+    pub(super) fn reserved(&self) -> u64 {
+        f32_bytes(self.data.capacity())
     }
 
     /// Room for `rows` rows of `width` elements, at most the buffer's own.
@@ -113,8 +125,11 @@ fn windowed_dims(h: &Hparams) -> usize {
 
 /// Widths of [`Buffers`]' rows, in the order of its fields; the last two are those of rows that want logits.
 fn widths(h: &Hparams) -> ([usize; 8], [usize; 2]) {
-    let (q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
-    let (v, attention) = (h.kv_heads * h.value_dim, h.heads * h.value_dim);
+    let (mut q, k) = (h.heads * h.key_dim, h.kv_heads * h.key_dim);
+    let (mut v, mut attention) = (h.kv_heads * h.value_dim, h.heads * h.value_dim);
+    if let Some(latent) = &h.latent {
+        (q, v, attention) = (h.heads * latent.key(), 0, h.heads * latent.value);
+    }
     let d_ff = h.d_ff.max(h.routing.map_or(0, |routing| routing.shared_d_ff));
     ([h.d_model, h.d_model, q, k, v, attention, d_ff, d_ff], [h.d_model, h.vocab])
 }
@@ -131,6 +146,7 @@ impl Buffers {
         let (angles, windowed_angles) = (angles(h.rope.dims), angles(windowed_dims(h)));
         let positions = Vec::with_capacity(rows);
         let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
+        let latent = h.latent.as_ref().map(|latent| LatentBuffers::new(h.heads, latent, rows));
         Buffers {
             residual,
             branch,
@@ -141,6 +157,7 @@ impl Buffers {
             gate,
             up,
             routed,
+            latent,
             head,
             logits,
             angles,
@@ -156,16 +173,18 @@ impl Buffers {
         let per_row = per_row.iter().sum::<usize>() + h.rope.dims + windowed_dims(h) + 1;
         let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
         let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
-        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(routed)
+        let latent = h.latent.as_ref().map_or(0, |latent| LatentBuffers::bytes(h.heads, latent, rows));
+        let rows = f32_bytes(per_row).saturating_mul(rows as u64);
+        rows.saturating_add(logits).saturating_add(routed).saturating_add(latent)
     }
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
-        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, .. } = self;
-        let Buffers { angles, windowed_angles, positions, .. } = self;
+        let Buffers { residual, branch, q, k, v, attention, gate, up, head, logits, .. } = self;
+        let Buffers { routed, latent, angles, windowed_angles, positions, .. } = self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
         let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
-        let routed = routed.as_ref().map_or(0, Routed::reserved);
+        let routed = routed.as_ref().map_or(0, Routed::reserved) + latent.as_ref().map_or(0, LatentBuffers::reserved);
         let angles = [angles, windowed_angles].map(|angles| angles.sin.capacity() + angles.cos.capacity());
         f32_bytes(elements + angles.iter().sum::<usize>() + positions.capacity()) + routed
     }

@@ -13,10 +13,10 @@ pub(super) struct Step<'a> {
     pub(super) hparams: &'a Hparams,
     pub(super) cpu: &'a cpu::Cpu,
     pub(super) scratch: &'a mut cpu::Scratch,
-    rope: &'a Tables,
-    kv: &'a mut KvCache,
+    pub(super) rope: &'a Tables,
+    pub(super) kv: &'a mut KvCache,
     pub(super) buffers: &'a mut Buffers,
-    seqs: &'a [SeqSlice<'a>],
+    pub(super) seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
     pub(super) rows: usize,
 }
@@ -28,7 +28,7 @@ impl Executor {
     /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
     /// caller and panics.
     pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
-        let Executor { model, cpu, scratch, rope, kv, buffers } = self;
+        let Executor { model, cpu, scratch, rope, kv, buffers, ups } = self;
         let hparams = &model.hparams;
         let rows = batch.tokens.len();
         buffers.positions.clear();
@@ -47,6 +47,7 @@ impl Executor {
             step.norm(&layer.attn_norm);
             match &layer.mixer {
                 Mixer::Attention(attention) => step.attention(index, attention),
+                Mixer::Latent(latent) => step.latent(index, latent, &ups[index]),
             }
             step.post_norm(layer.mixer_post_norm.as_ref());
             step.add_branch();

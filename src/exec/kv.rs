@@ -68,6 +68,7 @@ impl KvType {
             value_dim: model.value_dim,
             key_type: self.dtype(),
             value_type: self.dtype(),
+            latent: model.latent.is_some(),
         }
     }
 }

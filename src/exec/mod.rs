@@ -3,12 +3,14 @@
 //! caller's (`engine`, or a command that works without one).
 //!
 //! A row's logits depend on its own sequence alone, bit for bit: not on its neighbours in the batch, nor on how its
-//! prompt was cut into chunks.
+//! prompt was cut into chunks. (Latent attention has another form for chunks of 128 rows and more, equal up to rounding:
+//! there the cut shows in the last bits.)
 
 mod buffers;
 mod experts;
 mod forward;
 mod kv;
+mod latent;
 mod rope;
 mod solo;
 
@@ -31,6 +33,16 @@ pub enum Error {
     /// The CPU backend could not start.
     #[error(transparent)]
     Ops(#[from] ops::Error),
+    /// No address space for weights that are made from the file's.
+    #[error("cannot reserve {bytes} bytes for a second form of {tensor}: {source}")]
+    Weights {
+        /// The file's tensor.
+        tensor: String,
+        /// Wanted.
+        bytes: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// No address space for the KV cache.
     #[error("cannot reserve {bytes} bytes for the KV cache: {source}; lower the context or the parallel sequences")]
     Kv {
@@ -87,6 +99,8 @@ pub struct Executor {
     rope: rope::Tables,
     kv: KvCache,
     buffers: Buffers,
+    /// Of layers with latent attention, in order; they are all or none.
+    ups: Vec<latent::Up>,
 }
 
 impl Executor {
@@ -101,7 +115,8 @@ impl Executor {
         let rope = rope::Tables::new(&model, options.context);
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
-        Ok(Executor { model, cpu, scratch, rope, kv, buffers })
+        let ups = latent::ups(&model, options, &cpu)?;
+        Ok(Executor { model, cpu, scratch, rope, kv, buffers, ups })
     }
 
     /// The model's numbers.
@@ -142,6 +157,8 @@ impl Executor {
             };
             (0..n).map(|_| next()).collect()
         };
+        // A latent's values are a part of its keys.
+        let value_dim = if self.model.hparams.latent.is_some() { 0 } else { value_dim };
         let (k, v) = (noise(KV_BLOCK * kv_heads * key_dim), noise(KV_BLOCK * kv_heads * value_dim));
         for layer in 0..self.model.hparams.layers {
             let mut cache = self.kv.layer(layer);
@@ -160,6 +177,7 @@ impl Executor {
 
     /// Bytes of the step buffers; see [`scratch_bytes`].
     pub fn buffer_bytes(&self) -> u64 {
-        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved()
+        let made: u64 = self.ups.iter().map(latent::Up::reserved).sum();
+        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved() + made
     }
 }

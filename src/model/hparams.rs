@@ -1,12 +1,14 @@
 //! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
 
-use super::{Architecture, Error, Gating, Hparams, Rope, RopeKind, RopeScaling, Routing};
+use super::{Architecture, Error, Gating, Hparams, LatentDims, Rope, RopeKind, RopeScaling, Routing};
 use crate::gguf::{File, FromValue, Metadata, Strings};
 
 /// The keys of one architecture.
 pub(super) struct Keys<'a> {
     pub(super) metadata: &'a Metadata,
     prefix: &'static str,
+    /// Some layer's router has a bias for the choice alone.
+    choice_bias: bool,
 }
 
 /// `general.architecture`, if this build runs it.
@@ -17,7 +19,8 @@ pub(super) fn architecture(metadata: &Metadata) -> Result<Architecture, Error> {
 
 /// Reads and checks a model's numbers.
 pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, Error> {
-    let keys = Keys { metadata: &file.metadata, prefix: architecture.name() };
+    let choice_bias = file.tensors.iter().any(|tensor| tensor.name.ends_with(".exp_probs_b.bias"));
+    let keys = Keys { metadata: &file.metadata, prefix: architecture.name(), choice_bias };
     keys.refuse_unsupported()?;
     let blocks = keys.positive("block_count")?;
     // Layers for predicting further tokens stand at the end; they are not run.
@@ -32,16 +35,16 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
     }
     let d_model = keys.positive("embedding_length")?;
     let heads = keys.positive("attention.head_count")?;
-    let kv_heads = keys.optional_positive("attention.head_count_kv")?.unwrap_or(heads);
-    if !heads.is_multiple_of(kv_heads) {
-        let problem = format!("it must divide the {heads} heads (attention.head_count)");
-        return Err(keys.bad("attention.head_count_kv", kv_heads, problem));
-    }
-    let key_dim = keys.head_dim("attention.key_length", d_model, heads)?;
-    let value_dim = keys.head_dim("attention.value_length", d_model, heads)?;
     let context = keys.positive("context_length")?;
+    let latent = (architecture == Architecture::Deepseek2).then(|| keys.latent(context)).transpose()?;
+    let (kv_heads, key_dim, value_dim) = match &latent {
+        Some(latent) => (1, latent.cached(), latent.kv_rank),
+        None => keys.cached_heads(d_model, heads)?,
+    };
+    // Of a head's own query and key.
+    let head_dim = latent.map_or(key_dim, |latent| latent.key());
     let routing = keys.routing(architecture)?;
-    let rope = keys.rope(architecture, key_dim, context)?;
+    let rope = keys.rope(architecture, head_dim, context)?;
     let (window, global) = keys.windows(architecture, layers)?;
     let all_routed = routing.as_ref().is_some_and(|routing| routing.dense_layers == 0);
     Ok(Hparams {
@@ -53,6 +56,7 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         kv_heads,
         key_dim,
         value_dim,
+        latent,
         d_ff: if all_routed { 0 } else { keys.positive("feed_forward_length")? },
         routing,
         vocab: keys.vocab()?,
@@ -60,7 +64,8 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
         window_rope: keys.window_rope(architecture, &rope)?,
         rope,
-        window,
+        // Latent attention has none in any model.
+        window: window.filter(|_| latent.is_none()),
         global,
         attention_scale: keys.attention_scale(architecture, [layers, d_model, heads, key_dim])?,
         query_growth: keys.query_growth()?,
@@ -107,6 +112,60 @@ impl<'a> Keys<'a> {
             Ok(value)
         } else {
             Err(self.bad(name, value, "it must be a finite number above 0"))
+        }
+    }
+
+    /// Key/value heads and the dimensions of their keys and values.
+    fn cached_heads(&self, d_model: usize, heads: usize) -> Result<(usize, usize, usize), Error> {
+        let kv_heads = self.optional_positive("attention.head_count_kv")?.unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("it must divide the {heads} heads (attention.head_count)");
+            return Err(self.bad("attention.head_count_kv", kv_heads, problem));
+        }
+        let key_dim = self.head_dim("attention.key_length", d_model, heads)?;
+        Ok((kv_heads, key_dim, self.head_dim("attention.value_length", d_model, heads)?))
+    }
+
+    /// Latent attention. Where the keys' and values' lengths are those of the cache, the heads' have keys of their own.
+    fn latent(&self, context: usize) -> Result<LatentDims, Error> {
+        // Of whole vectors, as every model of the kind has them.
+        let multiple = |name: &str| match self.positive(name)? {
+            count if count.is_multiple_of(16) => Ok(count),
+            count => Err(self.bad(name, count, "it must be a multiple of 16")),
+        };
+        let length = |name: &'static str, own: &'static str| match self.get::<u32>(own)? {
+            Some(_) => Ok::<_, Error>((own, multiple(own)?)),
+            None => Ok((name, multiple(name)?)),
+        };
+        let (kv_rank, rope) = (multiple("attention.kv_lora_rank")?, multiple("rope.dimension_count")?);
+        let (key_name, key) = length("attention.key_length", "attention.key_length_mla")?;
+        let (_, value) = length("attention.value_length", "attention.value_length_mla")?;
+        if key <= rope {
+            let problem = format!("it must be more than the {rope} rotated dimensions (rope.dimension_count)");
+            return Err(self.bad(key_name, key, problem));
+        }
+        let magnitude = match (self.rope_scaling(Architecture::Deepseek2, context)?, self.yarn_log_multiplier()?) {
+            (RopeScaling::Yarn { factor, .. }, Some(multiplier)) => 1.0 + multiplier * factor.max(1.0).ln(),
+            _ => 1.0,
+        };
+        Ok(LatentDims {
+            q_rank: self.get::<u32>("attention.q_lora_rank")?.unwrap_or(0) as usize,
+            kv_rank,
+            rope,
+            nope: key - rope,
+            value,
+            scale: magnitude * magnitude / (key as f32).sqrt(),
+        })
+    }
+
+    /// A tenth of DeepSeek's `mscale_all_dim`: YaRN's magnitude then is on the scores, not on what is rotated.
+    fn yarn_log_multiplier(&self) -> Result<Option<f32>, Error> {
+        const NAME: &str = "rope.scaling.yarn_log_multiplier";
+        match self.get::<f32>(NAME)?.filter(|_| self.prefix == Architecture::Deepseek2.name()) {
+            Some(multiplier) if !multiplier.is_finite() || multiplier < 0.0 => {
+                Err(self.bad(NAME, multiplier, "it must be a finite number and not below 0"))
+            }
+            multiplier => Ok(multiplier.filter(|&multiplier| multiplier > 0.0)),
         }
     }
 
@@ -167,7 +226,7 @@ impl<'a> Keys<'a> {
     fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
         let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
         match (architecture, experts) {
-            (Architecture::Llama | Architecture::Mistral3, 0) => return Ok(None),
+            (Architecture::Deepseek2 | Architecture::Llama | Architecture::Mistral3, 0) => return Ok(None),
             _ if architecture.is_dense() && experts == 0 => return Ok(None),
             (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
             _ if architecture.is_dense() => {
@@ -189,11 +248,15 @@ impl<'a> Keys<'a> {
             Some(d_ff) => d_ff,
             None => self.get::<u32>("expert_shared_count")?.unwrap_or(0) as usize * d_ff,
         };
-        // gpt-oss's weights add up to 1 as they are.
-        let normalise = !matches!(architecture, Architecture::Qwen2Moe | Architecture::GptOss);
         let scale = match self.get::<f32>("expert_weights_scale")? {
             None | Some(0.0) => 1.0,
             Some(_) => self.positive_float("expert_weights_scale", None)?,
+        };
+        let gating = self.gating(architecture)?;
+        // DeepSeek-V2's weights are as they are, those of its successors' sigmoids are shares of one; gpt-oss's add up to 1.
+        let normalise = match architecture {
+            Architecture::Deepseek2 => gating == Gating::Sigmoid,
+            _ => !matches!(architecture, Architecture::Qwen2Moe | Architecture::GptOss),
         };
         Ok(Some(Routing {
             experts,
@@ -201,7 +264,7 @@ impl<'a> Keys<'a> {
             d_ff,
             shared_d_ff,
             dense_layers: self.get::<u32>("leading_dense_block_count")?.unwrap_or(0) as usize,
-            gating: self.gating(architecture)?,
+            gating,
             normalise: self.get("expert_weights_norm")?.unwrap_or(normalise),
             scale,
             groups,
@@ -230,11 +293,13 @@ impl<'a> Keys<'a> {
         Ok((groups, groups_used))
     }
 
-    /// How scores become weights. Files of architectures with sigmoids may do without the key.
+    /// How scores become weights. Files of architectures with sigmoids may do without the key; among DeepSeek's a bias
+    /// for the choice tells them (GLM-4.7-Flash).
     fn gating(&self, architecture: Architecture) -> Result<Gating, Error> {
         match self.get::<u32>("expert_gating_func")?.unwrap_or(0) {
             0 if matches!(architecture, Architecture::Glm4Moe | Architecture::MinimaxM2) => Ok(Gating::Sigmoid),
             0 if architecture == Architecture::GptOss => Ok(Gating::SoftmaxOfChosen),
+            0 if architecture == Architecture::Deepseek2 && self.choice_bias => Ok(Gating::Sigmoid),
             0 | 1 => Ok(Gating::Softmax),
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),
@@ -250,7 +315,7 @@ impl<'a> Keys<'a> {
         }
         Ok(Rope {
             kind: match architecture {
-                Architecture::Llama | Architecture::Mistral3 => RopeKind::Norm,
+                Architecture::Deepseek2 | Architecture::Llama | Architecture::Mistral3 => RopeKind::Norm,
                 _ => RopeKind::Neox,
             },
             dims,
@@ -301,13 +366,18 @@ impl<'a> Keys<'a> {
         let mut attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
             * self.positive_float("rope.scaling.yarn_attn_factor", Some(1.0))?;
         // The magnitude's second form, `(0.1 ln(s) + 1) / (0.1 · multiplier · ln(s) + 1)`.
-        if self.get::<f32>(LOG)?.is_some_and(|log| log != 0.0) {
+        if architecture != Architecture::Deepseek2 && self.get::<f32>(LOG)?.is_some_and(|log| log != 0.0) {
             attention /= 0.1 * self.positive_float(LOG, None)? * factor.ln().max(0.0) + 1.0;
         }
         let extrapolation = self.get::<f32>("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
         if !(0.0..=1.0).contains(&extrapolation) {
             return Err(self.bad("rope.scaling.yarn_ext_factor", extrapolation, "it must be from 0 to 1"));
         }
+        // What the rotation is to be multiplied by besides is divided out.
+        let attention = match self.yarn_log_multiplier()? {
+            Some(_) if extrapolation > 0.0 => attention / (0.1 * factor.ln() + 1.0),
+            _ => attention,
+        };
         Ok(RopeScaling::Yarn {
             factor,
             original_context,

@@ -5,6 +5,7 @@
 //! a file holds, also for architectures that cannot be bound. Called by `load`, `plan` and `omnictl inspect`.
 
 mod binder;
+mod deepseek2;
 mod error;
 mod experts;
 mod extras;
@@ -20,6 +21,7 @@ mod qwen3;
 pub mod report;
 mod walk;
 
+pub use deepseek2::{KeyValueUp, Latent, LatentDims, QueryDown};
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
 pub use walk::Matrix;
@@ -31,6 +33,7 @@ use binder::Binder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Architecture {
+    Deepseek2,
     Gemma3,
     Glm4Moe,
     GptOss,
@@ -46,7 +49,8 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 11] = [
+    pub const ALL: [Architecture; 12] = [
+        Architecture::Deepseek2,
         Architecture::Gemma3,
         Architecture::Glm4Moe,
         Architecture::GptOss,
@@ -63,6 +67,7 @@ impl Architecture {
     /// As `general.architecture` has it, and as the prefix of its keys.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::Deepseek2 => "deepseek2",
             Architecture::Gemma3 => "gemma3",
             Architecture::Glm4Moe => "glm4moe",
             Architecture::GptOss => "gpt-oss",
@@ -96,6 +101,7 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
     let mut model = match architecture {
+        Architecture::Deepseek2 => deepseek2::bind(&mut binder, hparams),
         Architecture::Gemma3 => gemma3::bind(&mut binder, hparams),
         Architecture::Glm4Moe => glm4::bind(&mut binder, hparams),
         Architecture::GptOss => gpt_oss::bind(&mut binder, hparams),
@@ -172,12 +178,14 @@ pub struct Hparams {
     pub d_model: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key/value heads; divides `heads`.
+    /// Key/value heads; divides `heads`. Latent attention caches one, whose values are a part of its keys.
     pub kv_heads: usize,
     /// Dimensions of a key (and query) head.
     pub key_dim: usize,
     /// Dimensions of a value head.
     pub value_dim: usize,
+    /// Latent attention: what its heads are made from.
+    pub latent: Option<LatentDims>,
     /// Width of the dense feed-forward layers; 0 where all layers are routed.
     pub d_ff: usize,
     /// Mixture of experts.
@@ -278,6 +286,8 @@ pub struct Layer<T> {
 pub enum Mixer<T> {
     /// Grouped-query attention over cached keys and values.
     Attention(Attention<T>),
+    /// Attention over a cached latent that all heads' keys and values are made from.
+    Latent(Box<Latent<T>>),
 }
 
 /// Feed-forward of a block.

@@ -7,7 +7,7 @@ use super::{Error, bind};
 use crate::gguf::{File, FromValue, Metadata, Strings, Value};
 use crate::quant::DType;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// A file's summary.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -114,8 +114,12 @@ impl Report {
         let mut keys = Keys::new(&file.metadata);
         let experts = experts(&mut keys);
         let bound = bind(file);
+        // Of a bound model it is known; the keys are asked all the same, for the sources.
         let kv_per_token = kv_per_token(&mut keys);
+        let exact = bound.as_ref().ok().map(|model| model.hparams.kv_bytes_per_token(DType::F16));
+        let kv_per_token = exact.or(kv_per_token);
         let context = keys.number("context", "context_length");
+        let unused = bound.as_ref().map(|model| model.ignored.clone()).unwrap_or_default();
         let weights = file.tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.size));
         let kv_at_context = kv_per_token.zip(context).map(|(bytes, tokens)| bytes.saturating_mul(tokens));
         let warnings = bound.as_ref().map(|model| warnings(&model.ignored)).unwrap_or_default();
@@ -128,7 +132,7 @@ impl Report {
             supported: reasons.is_empty(),
             reasons,
             warnings,
-            parameters: parameters(file, experts),
+            parameters: parameters(file, experts, &unused),
             experts,
             layers: keys.number("layers", "block_count"),
             context,
@@ -196,12 +200,15 @@ fn experts(keys: &mut Keys) -> Option<Experts> {
     })
 }
 
-/// Routed experts' weights are the tensors named `…_exps…`; of them a token uses `used` in `count`.
-fn parameters(file: &File, experts: Option<Experts>) -> Parameters {
+/// Routed experts' weights are the tensors named `…_exps…`; of them a token uses `used` in `count`. Of tensors that are
+/// not bound it uses nothing.
+fn parameters(file: &File, experts: Option<Experts>, unused: &[String]) -> Parameters {
+    let unused: HashSet<&str> = unused.iter().map(String::as_str).collect();
     let (mut total, mut active) = (0u64, 0u64);
     for tensor in &file.tensors {
         let elements = tensor.elements();
         let share = match experts {
+            _ if unused.contains(tensor.name.as_str()) => 0,
             Some(experts) if tensor.name.contains("_exps.") => {
                 // At most `elements`, so the cast is exact.
                 (u128::from(elements) * u128::from(experts.used) / u128::from(experts.count)) as u64

@@ -1,7 +1,9 @@
 //! Going through all tensors of a model in one place, so that a new field is forgotten nowhere: `load` maps them, plans
 //! and reports sum over them.
 
-use super::{Attention, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Mixer, Model, Shared};
+use super::{
+    Attention, Experts, FeedForward, Ffn, Hparams, KeyValueUp, Latent, Layer, Linear, Mixer, Model, QueryDown, Shared,
+};
 use crate::gguf::TensorInfo;
 use crate::quant::DType;
 use std::convert::Infallible;
@@ -86,7 +88,9 @@ impl Model<TensorInfo> {
 impl Hparams {
     /// Bytes that one token of context takes in the KV cache of all layers, in elements of `dtype`.
     pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
-        let per_head = self.key_dim as u64 + self.value_dim as u64;
+        // A latent's values are a part of its keys.
+        let value_dim = if self.latent.is_some() { 0 } else { self.value_dim as u64 };
+        let per_head = self.key_dim as u64 + value_dim;
         let elements = (self.layers as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
         elements.saturating_mul(dtype.block_bytes() as u64) / dtype.block_len() as u64
     }
@@ -120,12 +124,14 @@ impl<T> Mixer<T> {
     fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Mixer<U>, E> {
         Ok(match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.try_map(f)?),
+            Mixer::Latent(latent) => Mixer::Latent(Box::new(latent.try_map(f)?)),
         })
     }
 
     fn as_ref(&self) -> Mixer<&T> {
         match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.as_ref()),
+            Mixer::Latent(latent) => Mixer::Latent(Box::new(Latent::as_ref(latent))),
         }
     }
 }
@@ -152,6 +158,46 @@ impl<T> Attention<T> {
             q_norm: self.q_norm.as_ref(),
             k_norm: self.k_norm.as_ref(),
             sinks: self.sinks.as_ref(),
+        }
+    }
+}
+
+impl<T> Latent<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Latent<U>, E> {
+        let q_down = ["layers.latent.q_down.weight", "layers.latent.q_down.bias"];
+        Ok(Latent {
+            q_down: match self.q_down {
+                Some(QueryDown { linear, norm }) => {
+                    let linear = linear.try_map(q_down, f)?;
+                    Some(QueryDown { linear, norm: f("layers.latent.q_norm", norm)? })
+                }
+                None => None,
+            },
+            q: self.q.try_map(["layers.latent.q.weight", "layers.latent.q.bias"], f)?,
+            kv_down: self.kv_down.try_map(["layers.latent.kv_down.weight", "layers.latent.kv_down.bias"], f)?,
+            kv_norm: f("layers.latent.kv_norm", self.kv_norm)?,
+            kv_up: match self.kv_up {
+                KeyValueUp::Whole(whole) => KeyValueUp::Whole(f("layers.latent.kv_up", whole)?),
+                KeyValueUp::Split { key, value } => {
+                    let key = f("layers.latent.key_up", key)?;
+                    KeyValueUp::Split { key, value: f("layers.latent.value_up", value)? }
+                }
+            },
+            output: self.output.try_map(["layers.latent.output.weight", "layers.latent.output.bias"], f)?,
+        })
+    }
+
+    fn as_ref(&self) -> Latent<&T> {
+        Latent {
+            q_down: self.q_down.as_ref().map(|q| QueryDown { linear: q.linear.as_ref(), norm: &q.norm }),
+            q: self.q.as_ref(),
+            kv_down: self.kv_down.as_ref(),
+            kv_norm: &self.kv_norm,
+            kv_up: match &self.kv_up {
+                KeyValueUp::Whole(whole) => KeyValueUp::Whole(whole),
+                KeyValueUp::Split { key, value } => KeyValueUp::Split { key, value },
+            },
+            output: self.output.as_ref(),
         }
     }
 }

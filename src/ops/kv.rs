@@ -14,6 +14,8 @@
 //! Q4_0, Q4_1     sections of 576 and 640 bytes; two neighbours share a byte, the first one in the low nibble:
 //!                  keys    | d[32] | m[32] (Q4_1) | [4 dims/8][32 tokens][4 dims]  low: dims 0..4 of 8, high: 4..8 |
 //!                  values  | d[32] | m[32] (Q4_1) | [8 tokens/4][32 dims][2 tokens]  low: tokens 0, 1 of 4, high: 2, 3 |
+//!
+//! latent, any    [32 tokens][key_dim], each key as ggml has a row of the type; no values: they are a part of the keys
 //! ```
 //! A quantised vector costs the same bits as ggml's blocks of 32 of that type, and means the same numbers.
 
@@ -42,6 +44,9 @@ pub struct KvShape {
     pub key_type: DType,
     /// Element type of the values, one of the same.
     pub value_type: DType,
+    /// Values are the first `value_dim` elements of the keys and not stored besides; there is one head (MLA, arXiv
+    /// 2405.04434). Both dimensions are multiples of 16.
+    pub latent: bool,
 }
 
 impl KvShape {
@@ -50,7 +55,8 @@ impl KvShape {
     /// # Errors
     /// [`Error::KvType`] for a type that is no cache's, or a quantised one whose groups the dimensions do not fill.
     pub fn check(&self) -> Result<(), Error> {
-        for (dtype, dim) in [(self.key_type, self.key_dim), (self.value_type, self.value_dim)] {
+        let value_dim = if self.latent { self.key_dim } else { self.value_dim };
+        for (dtype, dim) in [(self.key_type, self.key_dim), (self.value_type, value_dim)] {
             let fits = match dtype {
                 DType::F32 | DType::F16 | DType::BF16 => true,
                 DType::Q8_0 | DType::Q4_0 | DType::Q4_1 => dim.is_multiple_of(KV_GROUP),
@@ -70,7 +76,7 @@ impl KvShape {
 
     /// Bytes of one head's values in one block.
     pub fn value_head_bytes(&self) -> usize {
-        head_bytes(self.value_type, value_width(self.value_dim))
+        if self.latent { 0 } else { head_bytes(self.value_type, value_width(self.value_dim)) }
     }
 
     /// Bytes of the keys of one block.
@@ -81,6 +87,11 @@ impl KvShape {
     /// Bytes of the values of one block.
     pub fn value_block_bytes(&self) -> usize {
         self.kv_heads * self.value_head_bytes()
+    }
+
+    /// Elements of what is written as a token's value.
+    pub(crate) fn written_value(&self) -> usize {
+        if self.latent { 0 } else { self.value_dim }
     }
 
     /// Bytes of one token's keys and values: exact, as a block's bytes divide evenly.
@@ -154,7 +165,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn shape(dtype: DType) -> KvShape {
-        KvShape { kv_heads: 2, key_dim: 128, value_dim: 64, key_type: dtype, value_type: dtype }
+        KvShape { kv_heads: 2, key_dim: 128, value_dim: 64, key_type: dtype, value_type: dtype, latent: false }
     }
 
     #[test]
@@ -162,6 +173,9 @@ mod tests {
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1] {
             let want = 2 * (128 + 64) / dtype.block_len() * dtype.block_bytes();
             assert_eq!((shape(dtype).check().is_ok(), shape(dtype).token_bytes()), (true, want), "{dtype}");
+            let latent = KvShape { kv_heads: 1, key_dim: 576, value_dim: 512, latent: true, ..shape(dtype) };
+            let want = 576 / dtype.block_len() * dtype.block_bytes();
+            assert_eq!((latent.check().is_ok(), latent.token_bytes()), (true, want), "{dtype}");
         }
         assert_eq!((section_head(DType::Q8_0), section_head(DType::Q4_0), section_head(DType::Q4_1)), (64, 64, 128));
     }

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 mod experts;
+mod heads;
 mod kv;
 pub mod profile;
 pub mod reference;
@@ -13,6 +14,7 @@ mod rope;
 mod tensor;
 
 pub use experts::{ExpertInput, ExpertMatMul, Gating, MAX_GROUPS, RouteRule, Routes};
+pub use heads::{HeadMatMul, Heads};
 pub use kv::{KV_BLOCK, KV_GROUP, KvLayer, KvShape};
 pub use rope::{RopeAngles, RopePairing, RopeTable};
 pub use tensor::Tensor;
@@ -205,6 +207,48 @@ impl Attention<'_> {
     }
 }
 
+/// Causal attention of one sequence's rows over a run of its context, whose keys and values lie head by head in F32. Runs
+/// follow each other from position 0 on; `states` is kept between them.
+pub struct ExpandedAttention<'a> {
+    /// `[rows, heads * key_dim]`.
+    pub q: &'a [f32],
+    /// Heads.
+    pub heads: usize,
+    /// Elements of a key; a multiple of 16.
+    pub key_dim: usize,
+    /// Elements of a value; a multiple of 16.
+    pub value_dim: usize,
+    /// `[heads, positions, key_dim]`; whole blocks of positions, those behind the last row anything finite.
+    pub keys: &'a [f32],
+    /// `[heads, positions, value_dim]`.
+    pub values: &'a [f32],
+    /// Position of the first row.
+    pub start: usize,
+    /// Position of the first key, a multiple of [`KV_BLOCK`].
+    pub first: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// At least [`cpu::expanded_states`] numbers.
+    pub states: &'a mut [f32],
+    /// With the last run: `[rows, heads * value_dim]`.
+    pub out: Option<&'a mut [f32]>,
+}
+
+impl ExpandedAttention<'_> {
+    /// Bytes that must move: queries, keys and values once.
+    pub fn bytes_moved(&self) -> u64 {
+        f32_bytes(self.q.len() + self.keys.len() + self.values.len())
+    }
+
+    /// Multiplications and additions of scores and weighted values.
+    pub fn operations(&self) -> u64 {
+        let (rows, positions) =
+            (self.q.len() / (self.heads * self.key_dim), self.keys.len() / (self.heads * self.key_dim));
+        let seen = |row: usize| (self.start + row + 1).saturating_sub(self.first).min(positions);
+        2 * (self.heads * (self.key_dim + self.value_dim)) as u64 * (0..rows).map(seen).sum::<usize>() as u64
+    }
+}
+
 /// Panics with the numbers when a sequence's rows or blocks lie outside of the batch or of the cache.
 pub(crate) fn check_seq(seq: &SeqSlice<'_>, tokens: usize, kv: &KvLayer<'_>) {
     assert!(seq.first_row + seq.rows <= tokens, "rows {}+{} of a batch of {tokens}", seq.first_row, seq.rows);
@@ -216,7 +260,10 @@ pub(crate) fn check_seq(seq: &SeqSlice<'_>, tokens: usize, kv: &KvLayer<'_>) {
         seq.blocks.len()
     );
     let capacity = kv.keys.len() / kv.shape.key_block_bytes().max(1);
-    let capacity = capacity.min(kv.values.len() / kv.shape.value_block_bytes().max(1));
+    let capacity = match kv.shape.value_block_bytes() {
+        0 => capacity,
+        bytes => capacity.min(kv.values.len() / bytes),
+    };
     for &block in &seq.blocks[..needed] {
         assert!((block as usize) < capacity, "block {block} of a cache of {capacity}");
     }
@@ -246,5 +293,5 @@ pub fn elementwise_bytes(n: usize, operands: usize) -> u64 {
 
 /// Bytes that [`cpu::Cpu::kv_write`] moves for `tokens` new tokens.
 pub fn kv_write_bytes(shape: &KvShape, tokens: usize) -> u64 {
-    f32_bytes(tokens * shape.kv_heads * (shape.key_dim + shape.value_dim)) + (tokens * shape.token_bytes()) as u64
+    f32_bytes(tokens * shape.kv_heads * (shape.key_dim + shape.written_value())) + (tokens * shape.token_bytes()) as u64
 }

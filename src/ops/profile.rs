@@ -1,7 +1,10 @@
 //! Where a step's time goes: an observer that the backend tells of each operation. Off, it costs one load of a flag per
 //! operation; on, two looks at the clock. Called by the backends; read through [`super::cpu::Cpu::take_profile`].
 
-use super::{Attention, ExpertMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes, embed_bytes, kv_write_bytes};
+use super::{
+    Attention, ExpandedAttention, ExpertMatMul, HeadMatMul, KvLayer, MatMul, Routes, Tensor, elementwise_bytes,
+    embed_bytes, kv_write_bytes,
+};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -69,6 +72,12 @@ impl Work {
         }
     }
 
+    /// Of products with a matrix for each head.
+    pub(crate) fn head_matmul(job: &HeadMatMul<'_>) -> Work {
+        let (weights, types) = (short_name(&job.weight.name).into(), types([job.weight]));
+        Work { op: "head_matmul", weights, types, bytes: job.bytes_moved(), operations: job.operations() }
+    }
+
     /// Of an embedding look-up.
     pub(crate) fn embed(table: &Tensor, tokens: usize) -> Work {
         let bytes = embed_bytes(table, tokens);
@@ -79,6 +88,12 @@ impl Work {
     pub(crate) fn attention(args: &Attention<'_>) -> Work {
         let (weights, types) = (String::new(), args.kv.shape.key_type.name().into());
         Work { op: "attention", weights, types, bytes: args.bytes_moved(), operations: args.operations() }
+    }
+
+    /// Of attention over keys and values made from latents.
+    pub(crate) fn expanded_attention(args: &ExpandedAttention<'_>) -> Work {
+        let (bytes, operations) = (args.bytes_moved(), args.operations());
+        Work { op: "attention", weights: String::new(), types: "expanded".into(), bytes, operations }
     }
 
     /// Of writing new keys and values.

@@ -14,6 +14,7 @@ fn model() -> Hparams {
         kv_heads: 8,
         key_dim: 128,
         value_dim: 128,
+        latent: None,
         d_ff: 14336,
         vocab: 128_256,
         context: 131_072,

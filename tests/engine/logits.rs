@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// Logits of all positions, fed in chunks of `chunk`.
-fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+pub fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     let vocab = exec.hparams().vocab;
     let mut solo = Solo::new(exec);
     let mut rows = Vec::new();
@@ -16,12 +16,12 @@ fn logits(exec: &mut Executor, tokens: &[u32], chunk: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn range(values: &[f32]) -> f32 {
+pub fn range(values: &[f32]) -> f32 {
     let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
     high - low
 }
 
-fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).fold(0.0, |max, (a, b)| max.max((a - b).abs()))
 }
@@ -124,7 +124,10 @@ fn assert_transformers_golden(name: &str, golden: &str, tokens: &[u32], context:
 fn f32_models_of_each_architecture_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     assert!(ids.len() >= 64);
-    for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"] {
+    for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"]
+        .into_iter()
+        .chain(["deepseek-v2", "deepseek-v3", "glm-4.7-flash"])
+    {
         assert_transformers_golden(name, name, &ids, 96);
     }
 }
@@ -213,7 +216,8 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
     }
     assert!(ratios.iter().all(|(_, ratio)| *ratio <= 1.02), "{ratios:#?}");
     // The float types must not make up for others: llama.cpp rounds the activations there and we do not.
-    ratios.retain(|(name, _)| !name.contains("F16"));
+    // Nor what scatters: there experts that are nearly as good fall out differently (0.94 was measured).
+    ratios.retain(|(name, _)| !name.contains("F16") && !name.starts_with("deepseek2"));
     let mean = (ratios.iter().map(|(_, ratio)| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
     println!("geometric mean of the ratios: {mean:.3}");
     // 1.0002 was measured: the same noise, up to the sample's scatter.
@@ -240,7 +244,7 @@ fn long_prompts_of_windowed_models_are_the_same_at_any_chunk() {
 #[test]
 fn a_batch_of_mixed_sequences_equals_each_alone() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
-    for name in ["tiny/qwen3", "tiny/gpt-oss", "hf-tiny/gemma3", "hf-tiny/mistral3"] {
+    for name in ["tiny/qwen3", "tiny/gpt-oss", "tiny/deepseek2-v3", "hf-tiny/gemma3", "hf-tiny/mistral3"] {
         assert_mixed_batch(name, &ids[..48]);
     }
 }

@@ -7,6 +7,7 @@
 mod bench;
 mod cancel;
 mod kv;
+mod latent;
 mod logits;
 mod perplexity;
 mod refusals;

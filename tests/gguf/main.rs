@@ -6,6 +6,7 @@ mod alloc;
 mod bundled;
 mod handcrafted;
 mod inspect;
+mod latent;
 mod malformed;
 mod model;
 mod properties;

@@ -3,13 +3,18 @@
 use super::raw::{Raw, array, load, read, sample, string};
 use omni_inferd::gguf::{Array, Error, File, SplitName, TensorInfo, Value, write::Builder};
 use omni_inferd::model::report::Report;
-use omni_inferd::model::{self, Mixer, Model, RopeScaling};
+use omni_inferd::model::{self, Attention, Mixer, Model, RopeScaling};
 use omni_inferd::quant::DType;
 
 fn bound(mutate: impl FnOnce(&mut Raw)) -> Result<Model<TensorInfo>, String> {
     let mut raw = sample();
     mutate(&mut raw);
     load(&raw.bytes())
+}
+
+fn attention<T>(model: &Model<T>, layer: usize) -> &Attention<T> {
+    let Mixer::Attention(attention) = &model.layers[layer].mixer else { panic!("it has attention") };
+    attention
 }
 
 fn float(raw: &mut Raw, key: &str, value: f32) {
@@ -65,11 +70,8 @@ fn optional_parts_are_taken() {
     assert_eq!(model.hparams.window, Some(128));
     assert_eq!(model.output.as_ref().unwrap().dtype, DType::Q8_0);
     assert_eq!(model.rope_factors.as_ref().unwrap().shape, [4]);
-    let biased = |i: usize| {
-        let Mixer::Attention(attention) = &model.layers[i].mixer;
-        attention.q.bias.is_some()
-    };
-    assert!(biased(3) && !biased(2));
+    let bias = |layer: usize| attention(&model, layer).q.bias.is_some();
+    assert!(bias(3) && !bias(2));
     assert_eq!(model.ignored, ["blk.0.unheard_of.weight"]);
     let refused = bound(|r| r.add("blk.3.attn_q.bias", &[64], 1, 128)).unwrap_err();
     assert!(refused.contains("\"blk.3.attn_q.bias\" is of type F16: norms, biases"), "{refused}");
@@ -103,8 +105,7 @@ fn mapping_visits_every_tensor_once_and_stops_at_an_error() {
     assert!(paths.contains(&("layers.ffn.down.weight", "blk.4.ffn_down.weight".into())));
     let names = model.clone().try_map(|_, tensor| Ok::<_, ()>(tensor.name)).unwrap();
     assert_eq!(names.tensors().len(), 48);
-    let Mixer::Attention(attention) = &names.layers[1].mixer;
-    assert_eq!(attention.output.weight, "blk.1.attn_output.weight");
+    assert_eq!(attention(&names, 1).output.weight, "blk.1.attn_output.weight");
     let mut calls = 0;
     let stopped = model.try_map(|path, _| {
         calls += 1;

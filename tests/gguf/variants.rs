@@ -64,7 +64,7 @@ fn fused_matrices_are_cut_where_they_lie() {
     let model = bound(&file);
     assert!(model.ignored.is_empty(), "{:?}", model.ignored);
     for (layer, bound) in model.layers.iter().enumerate() {
-        let Mixer::Attention(attention) = &bound.mixer;
+        let Mixer::Attention(attention) = &bound.mixer else { panic!("it has attention") };
         let FeedForward::Dense(ffn) = &bound.ffn else { panic!("it is dense") };
         let fused = [
             ("attn_qkv", vec![(&attention.q, 64), (&attention.k, 32), (&attention.v, 32)]),

@@ -156,6 +156,11 @@ impl Scaled {
         let Shape { arch, context, rope_base, rms_eps, vocab, d_model, d_ff, heads, kv_heads, head_dim, .. } =
             *self.shape;
         let number = |n: usize| Value::U32(n as u32);
+        // Of latent attention: of what is cached.
+        let (key_length, value_length) = match self.latent() {
+            Some(Mla { kv_rank, rope, .. }) => (kv_rank + rope, kv_rank),
+            _ => (head_dim, head_dim),
+        };
         let own = |key: &str, value: Value| (format!("{arch}.{key}"), value);
         let mut keys = vec![
             ("general.architecture".to_owned(), Value::String(arch.into())),
@@ -166,8 +171,8 @@ impl Scaled {
             own("feed_forward_length", number(d_ff)),
             own("attention.head_count", number(heads)),
             own("attention.head_count_kv", number(kv_heads)),
-            own("attention.key_length", number(head_dim)),
-            own("attention.value_length", number(head_dim)),
+            own("attention.key_length", number(key_length)),
+            own("attention.value_length", number(value_length)),
             own("attention.layer_norm_rms_epsilon", Value::F32(rms_eps)),
             own("rope.freq_base", Value::F32(rope_base)),
             own("vocab_size", number(vocab)),
@@ -183,6 +188,28 @@ impl Scaled {
             keys.push(own("rope.scaling.type", Value::String("yarn".into())));
             keys.push(own("rope.scaling.factor", Value::F32(32.0)));
             keys.push(own("rope.scaling.original_context_length", number(4096)));
+        }
+        keys.extend(self.latent_metadata().into_iter().map(|(key, value)| own(key, value)));
+        keys
+    }
+
+    /// What latent attention and DeepSeek's experts have besides.
+    fn latent_metadata(&self) -> Vec<(&'static str, Value)> {
+        let number = |n: usize| Value::U32(n as u32);
+        let Some(Mla { q_rank, kv_rank, rope, nope, value }) = self.latent() else { return Vec::new() };
+        let mut keys = vec![
+            ("attention.q_lora_rank", number(q_rank)),
+            ("attention.kv_lora_rank", number(kv_rank)),
+            ("attention.key_length_mla", number(nope + rope)),
+            ("attention.value_length_mla", number(value)),
+            ("rope.dimension_count", number(rope)),
+        ];
+        if let Some(Experts { shared, dense, gate_bias, .. }) = self.experts() {
+            keys.push(("leading_dense_block_count", number(dense)));
+            keys.push(("expert_shared_count", number(shared)));
+            keys.push(("expert_gating_func", number(if gate_bias { 2 } else { 1 })));
+            keys.push(("expert_weights_norm", Value::Bool(gate_bias)));
+            keys.push(("expert_weights_scale", Value::F32(if gate_bias { 2.5 } else { 1.0 })));
         }
         keys
     }
@@ -309,6 +336,10 @@ impl Scaled {
         list.matrix(&format!("ffn_down{suffix}"), self.shape.d_model, d_ff, Role::Down);
     }
 
+    fn latent(&self) -> Option<Extra> {
+        self.shape.extras.iter().copied().find(|extra| matches!(extra, Mla { .. }))
+    }
+
     fn experts(&self) -> Option<Extra> {
         self.shape.extras.iter().copied().find(|extra| matches!(extra, Experts { .. }))
     }
@@ -372,6 +403,6 @@ mod tests {
     fn an_architecture_that_is_missing_is_named() {
         let error = "unknown".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
         assert!(error.contains("\"mamba9\"") && error.contains("llama, "), "{error}");
-        assert!("qwen2.5-32b".parse::<Scaled>().unwrap().check().is_ok());
+        assert!("deepseek-r1".parse::<Scaled>().unwrap().check().is_ok());
     }
 }

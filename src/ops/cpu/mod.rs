@@ -12,6 +12,7 @@ mod avx512;
 mod blocks;
 mod codes;
 mod experts;
+mod heads;
 mod isa;
 mod matmul;
 mod pack;
@@ -26,7 +27,7 @@ mod tests;
 mod vector;
 
 pub use acts::{Scratch, ScratchSize};
-pub use attention::AttentionSize;
+pub use attention::{AttentionSize, expanded_states};
 pub use pack::pack_panels;
 pub use pool::Pool;
 
@@ -295,11 +296,23 @@ impl Cpu {
 
     /// Turns the first `table.dims` elements of each head of `x` `[tokens, heads * head_dim]` by its token's angles.
     pub fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, angles: &RopeAngles, table: &RopeTable) {
+        self.rope_from(x, heads, (head_dim, 0), angles, table);
+    }
+
+    /// [`Cpu::rope`] from element `first` of each head on.
+    fn rope_from(
+        &self,
+        x: &mut [f32],
+        heads: usize,
+        (head_dim, first): (usize, usize),
+        angles: &RopeAngles,
+        table: &RopeTable,
+    ) {
         let _watch = self.observer.watch(|| Work::elementwise("rope", x.len(), 1));
         let (half, width) = (table.dims / 2, heads * head_dim);
         let tokens = x.len() / width;
         assert_eq!(x.len(), tokens * width, "x is not [tokens, {heads} * {head_dim}]");
-        assert!(table.dims <= head_dim, "{} rotated dimensions of {head_dim}", table.dims);
+        assert!(first + table.dims <= head_dim, "{} rotated dimensions of {head_dim}", table.dims);
         assert!(angles.sin.len() >= tokens * half && angles.cos.len() >= tokens * half, "angles of too few tokens");
         let x = Parts::new(x);
         self.each(tokens, width, &|range| {
@@ -308,13 +321,13 @@ impl Cpu {
                 // SAFETY: each token's row belongs to one range; the function suits this host.
                 let heads = unsafe { x.part(t * width, width) }.chunks_exact_mut(head_dim);
                 // SAFETY: as above.
-                heads.for_each(|head| unsafe { (self.table.vector.rope)(head, sin, cos, table.pairing) });
+                heads.for_each(|head| unsafe { (self.table.vector.rope)(&mut head[first..], sin, cos, table.pairing) });
             }
         });
     }
 
     /// Writes keys `[tokens, kv_heads * key_dim]` and values `[tokens, kv_heads * value_dim]` of the new tokens to their
-    /// slots, rounded to the cache's type.
+    /// slots, rounded to the cache's type. A latent cache takes no values.
     pub fn kv_write(&self, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>]) {
         let tokens = k.len() / (kv.shape.kv_heads * kv.shape.key_dim).max(1);
         let _watch = self.observer.watch(|| Work::kv_write(kv, tokens));
@@ -377,6 +390,12 @@ impl Cpu {
             self.pool.run(n, (PARALLEL_ELEMENTS / 4 / width.max(1)).max(1), body);
         }
     }
+}
+
+/// The bytes of F32 elements.
+pub(crate) fn f32_as_bytes(elements: &[f32]) -> &[u8] {
+    // SAFETY: an f32 is four bytes without padding, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
 /// Views bytes as F32; what is not aligned is left over in the first and last part.

@@ -13,15 +13,20 @@ struct Vector<'a> {
     slot: usize,
     /// Added to quants of eight bits: keys are stored unsigned.
     offset: u8,
-    /// Byte and nibble of an element.
-    place: &'a dyn Fn(usize) -> (usize, bool),
+    /// Byte and nibble of an element; `None` where the bytes are a row of the type.
+    place: Option<&'a dyn Fn(usize) -> (usize, bool)>,
 }
 
 /// Calls `body` with the bytes of `head`'s keys in the block of `position`, and the place of its key there.
 fn at_key<R>(shape: &KvShape, seq: &SeqSlice<'_>, position: usize, head: usize, body: At<'_, R>) -> R {
     let (dtype, slot, size) = (shape.key_type, position % KV_BLOCK, shape.key_head_bytes());
     let first = (seq.blocks[position / KV_BLOCK] as usize * shape.kv_heads + head) * size;
-    body(first..first + size, Vector { dtype, slot, offset: 128, place: &|dim| key_at(dtype, slot, dim) })
+    if shape.latent {
+        let row = shape.token_bytes();
+        let first = first + slot * row;
+        return body(first..first + row, Vector { dtype, slot, offset: 0, place: None });
+    }
+    body(first..first + size, Vector { dtype, slot, offset: 128, place: Some(&|dim| key_at(dtype, slot, dim)) })
 }
 
 /// The same for values.
@@ -29,7 +34,7 @@ fn at_value<R>(shape: &KvShape, seq: &SeqSlice<'_>, position: usize, head: usize
     let (dtype, slot, size) = (shape.value_type, position % KV_BLOCK, shape.value_head_bytes());
     let first = (seq.blocks[position / KV_BLOCK] as usize * shape.kv_heads + head) * size;
     let place = |dim| value_at(dtype, shape.value_dim, slot, dim);
-    body(first..first + size, Vector { dtype, slot, offset: 0, place: &place })
+    body(first..first + size, Vector { dtype, slot, offset: 0, place: Some(&place) })
 }
 
 type At<'a, R> = &'a mut dyn FnMut(Range<usize>, Vector<'_>) -> R;
@@ -41,20 +46,24 @@ impl Vector<'_> {
         for (b, x) in x.chunks_exact(len).enumerate() {
             let mut block = vec![0; size];
             quantize(self.dtype, x, &mut block);
-            if len == 1 {
-                head[(self.place)(b).0..][..size].copy_from_slice(&block);
-                continue;
-            }
-            if !x.iter().all(|x| x.is_finite()) {
+            if len > 1 && !x.iter().all(|x| x.is_finite()) {
                 block.fill(0);
                 block[..2].copy_from_slice(&f16::NAN.to_le_bytes());
+            }
+            let Some(place) = self.place else {
+                head[b * size..][..size].copy_from_slice(&block);
+                continue;
+            };
+            if len == 1 {
+                head[place(b).0..][..size].copy_from_slice(&block);
+                continue;
             }
             let (scales, quants) = block.split_at(self.scale_bytes());
             for (i, scale) in scales.chunks_exact(2).enumerate() {
                 head[scale_at(self.dtype, self.slot, b * len) + i * 2 * KV_BLOCK..][..2].copy_from_slice(scale);
             }
             for dim in 0..KV_GROUP {
-                let (at, high) = (self.place)(b * len + dim);
+                let (at, high) = place(b * len + dim);
                 head[at] = match (self.dtype, high) {
                     (DType::Q8_0, _) => quants[dim].wrapping_add(self.offset),
                     (_, false) => head[at] & 0xf0 | nibble(quants, dim),
@@ -68,8 +77,12 @@ impl Vector<'_> {
     fn load(&self, head: &[u8], out: &mut [f32]) {
         let (size, len) = (self.dtype.block_bytes(), self.dtype.block_len());
         for (b, out) in out.chunks_exact_mut(len).enumerate() {
+            let Some(place) = self.place else {
+                dequantize(self.dtype, &head[b * size..][..size], out);
+                continue;
+            };
             if len == 1 {
-                dequantize(self.dtype, &head[(self.place)(b).0..][..size], out);
+                dequantize(self.dtype, &head[place(b).0..][..size], out);
                 continue;
             }
             // The block as ggml has it.
@@ -79,7 +92,7 @@ impl Vector<'_> {
                 scale.copy_from_slice(&head[scale_at(self.dtype, self.slot, b * len) + i * 2 * KV_BLOCK..][..2]);
             }
             for dim in 0..KV_GROUP {
-                let (at, high) = (self.place)(b * len + dim);
+                let (at, high) = place(b * len + dim);
                 match (self.dtype, high) {
                     (DType::Q8_0, _) => quants[dim] = head[at].wrapping_sub(self.offset),
                     (_, false) => quants[dim % 16] |= (head[at] & 15) << (dim / 16 * 4),
@@ -112,6 +125,9 @@ pub fn kv_write(kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], seqs: &[SeqSlice<'_>
             for head in 0..shape.kv_heads {
                 let x = &k[(row * shape.kv_heads + head) * shape.key_dim..][..shape.key_dim];
                 at_key(shape, seq, position, head, &mut |bytes, vector| vector.store(&mut keys[bytes], x));
+                if shape.latent {
+                    continue;
+                }
                 let x = &v[(row * shape.kv_heads + head) * shape.value_dim..][..shape.value_dim];
                 at_value(shape, seq, position, head, &mut |bytes, vector| vector.store(&mut values[bytes], x));
             }
@@ -147,7 +163,9 @@ pub fn attention(args: Attention<'_>) {
             let (row, position) = (seq.first_row + i, seq.start + i);
             let seen = visible_from(position, args.window)..position + 1;
             for head in 0..heads {
-                let q = rounded(&args.q[(row * heads + head) * shape.key_dim..][..shape.key_dim], shape.key_type);
+                let q = &args.q[(row * heads + head) * shape.key_dim..][..shape.key_dim];
+                // A latent meets queries as they are: it is decoded for its values as well.
+                let q = if shape.latent { q.to_vec() } else { rounded(q, shape.key_type) };
                 let mut scores = Vec::new();
                 for p in seen.clone() {
                     let keys = &args.kv.keys;
@@ -160,8 +178,16 @@ pub fn attention(args: Attention<'_>) {
                 let total: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + (sink - max).exp();
                 let mut sum = vec![0.0f64; shape.value_dim];
                 for (p, score) in seen.clone().zip(&scores) {
-                    let values = &args.kv.values;
-                    at_value(shape, seq, p, head / group, &mut |bytes, vector| vector.load(&values[bytes], &mut value));
+                    if shape.latent {
+                        let keys = &args.kv.keys;
+                        at_key(shape, seq, p, 0, &mut |bytes, vector| vector.load(&keys[bytes], &mut key));
+                        value.copy_from_slice(&key[..shape.value_dim]);
+                    } else {
+                        let values = &args.kv.values;
+                        let load =
+                            &mut |bytes: Range<usize>, vector: Vector<'_>| vector.load(&values[bytes], &mut value);
+                        at_value(shape, seq, p, head / group, load);
+                    }
                     let weight = (score - max).exp() / total;
                     sum.iter_mut().zip(&value).for_each(|(sum, &v)| *sum += weight * f64::from(v));
                 }

@@ -62,8 +62,10 @@ pub(crate) struct Weights<'a> {
     pub(crate) factor: &'a [f32],
     /// Positions of the block that are seen.
     pub(crate) seen: Range<usize>,
-    /// Elements of a stored value.
+    /// Elements of a value.
     pub(crate) width: usize,
+    /// From one stored value to the next.
+    pub(crate) stride: usize,
 }
 
 /// Calls `f::<.., N>` for `n` from 1 to 8.
@@ -273,7 +275,8 @@ pub(crate) unsafe fn values<L: Lanes, E: Float>(
 ) {
     let (n, width) = (weights.n, weights.width);
     assert!(weights.p.len() >= n * KV_BLOCK && weights.keep.len() >= n && weights.factor.len() >= n);
-    assert!(values.len() >= KV_BLOCK * width * E::BYTES && out.len() >= n * width && weights.seen.end <= KV_BLOCK);
+    let stored = (KV_BLOCK - 1) * weights.stride + width;
+    assert!(values.len() >= stored * E::BYTES && out.len() >= n * width && weights.seen.end <= KV_BLOCK);
     assert!(width.is_multiple_of(16));
     for (q, count) in tiles(0..n, most::<L>()) {
         // SAFETY: the lengths above.
@@ -319,7 +322,7 @@ unsafe fn columns<L: Lanes, E: Float, const Q: usize, const V: usize>(
         for t in weights.seen.clone() {
             let mut value = [L::splat(0.0); V];
             for v in 0..v_count {
-                let at = (t * width + (column + v) * 16) * E::BYTES;
+                let at = (t * weights.stride + (column + v) * 16) * E::BYTES;
                 if v == 0 || E::BYTES == 4 {
                     L::prefetch(ahead.wrapping_add(at));
                 }

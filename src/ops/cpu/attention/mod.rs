@@ -8,15 +8,21 @@
 //! result depends neither on how a prompt was cut nor on the number of threads, nor on the tier. When there are few items
 //! (decoding at a long context), the splits of an item are computed by different threads; the last one joins them.
 //! Sinks join at the very end.
+//!
+//! Latent caches: see [`rows`].
 
+mod expanded;
 mod kernels;
 mod lanes;
 mod quantised;
 mod queries;
+mod rows;
 mod tier;
 mod workspace;
 mod write;
 
+pub(crate) use expanded::expanded;
+pub use expanded::expanded_states;
 pub(crate) use lanes::Lanes;
 pub(crate) use tier::Tier;
 pub use workspace::AttentionSize;
@@ -37,7 +43,10 @@ const SPLIT: usize = 512;
 /// Queries (heads times tokens) that share a block's keys and values, where one token's heads are not more.
 const QUERIES: usize = 48;
 
-/// One KV head's queries of a few tokens.
+/// Heads of an item over a latent cache at least: its decoding must pay.
+const LEAST_GROUP: usize = 4;
+
+/// One KV head's queries of a few tokens, or of a group of heads over a latent cache.
 struct Item {
     seq: usize,
     head: usize,
@@ -77,7 +86,7 @@ pub(super) fn attention(args: Attention<'_>, tier: &Tier, pool: &Pool, buffers: 
         kv: args.kv,
         seqs: args.seqs,
         heads: args.heads,
-        group: args.heads / shape.kv_heads,
+        group: if shape.latent { latent_group(&args, pool.threads()) } else { args.heads / shape.kv_heads },
         scale: args.scale * std::f32::consts::LOG2_E,
         window: args.window,
         sinks: args.sinks,
@@ -98,6 +107,18 @@ pub(super) fn attention(args: Attention<'_>, tier: &Tier, pool: &Pool, buffers: 
     }
 }
 
+/// Heads of an item over a latent cache, which all heads share: as many as make a whole tile, fewer where a thread would
+/// have nothing to do.
+fn latent_group(args: &Attention<'_>, threads: usize) -> usize {
+    let splits = |seq: &SeqSlice<'_>| seq.rows * (seq.start + seq.rows).div_ceil(SPLIT);
+    let each: usize = args.seqs.iter().map(splits).sum();
+    let fits = |group: &usize| args.heads.is_multiple_of(*group);
+    let enough = |group: &usize| args.heads / group * each >= threads;
+    let mut groups = (1..=QUERIES).rev().filter(fits).filter(|group| *group >= LEAST_GROUP.min(args.heads));
+    let largest = groups.next().unwrap_or(1);
+    if enough(&largest) { largest } else { groups.find(enough).unwrap_or(largest) }
+}
+
 /// Queries of an item at most.
 fn tile_queries(group: usize) -> usize {
     (QUERIES / group).max(1) * group
@@ -109,7 +130,7 @@ impl Job<'_> {
         let tile = tile_queries(self.group) / self.group;
         let (mut items, mut partial) = (Vec::new(), 0);
         for (s, seq) in self.seqs.iter().enumerate() {
-            for head in 0..self.kv.shape.kv_heads {
+            for head in 0..self.heads / self.group {
                 for first in (0..seq.rows).step_by(tile) {
                     let rows = first..(first + tile).min(seq.rows);
                     let from = visible_from(seq.start + rows.start, self.window) / SPLIT;
@@ -188,8 +209,9 @@ impl Job<'_> {
     /// Makes an item's queries ready.
     fn ready(&self, item: &Item, workspace: &mut Workspace) {
         let shape = &self.kv.shape;
-        let quantised = shape.key_type.block_len() > 1;
+        let quantised = shape.key_type.block_len() > 1 && !shape.latent;
         workspace.reserve(self.queries(item), shape.key_dim, quantised);
+        workspace.rows.reset(if shape.latent { shape.key_dim } else { 0 });
         let first = self.seqs[item.seq].first_row + item.rows.start;
         for i in 0..self.queries(item) {
             let at = (first + i / self.group) * self.heads + item.head * self.group + i % self.group;
@@ -240,6 +262,9 @@ impl Job<'_> {
         state: &mut State<'_>,
     ) {
         let (shape, width) = (&self.kv.shape, self.width());
+        if shape.latent {
+            return self.latent_block(place[0], n, seen, workspace, state);
+        }
         let [keys, next_keys] = place.map(|b| &self.kv.keys[(b * shape.kv_heads + head) * shape.key_head_bytes()..]);
         let [values, next_values] =
             place.map(|b| &self.kv.values[(b * shape.kv_heads + head) * shape.value_head_bytes()..]);
@@ -249,7 +274,7 @@ impl Job<'_> {
         let (max, sum) = (&mut state.max[n.start..], &mut state.sum[n.start..]);
         // SAFETY: as above.
         unsafe { (self.softmax)(&mut Step { scores, max, sum, keep, factor }, n.len(), seen.clone()) };
-        let weights = Weights { n: n.len(), p: scores, keep, factor, seen, width };
+        let weights = Weights { n: n.len(), p: scores, keep, factor, seen, width, stride: width };
         let out = &mut state.out[n.start * width..n.end * width];
         // SAFETY: as above.
         unsafe { (self.values)(&weights, &values[..shape.value_head_bytes()], next_values.as_ptr(), out) };

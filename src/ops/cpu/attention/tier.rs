@@ -3,7 +3,8 @@
 use super::kernels::{Bf16, F16, F32, Float, Scores, Softmax, Step, Values, Weights};
 use super::quantised::{Q40, Q41, Q80, Quant};
 use super::queries::Queries;
-use super::{kernels, lanes, quantised, queries};
+use super::rows::{DecodeRow, RowScores};
+use super::{kernels, lanes, quantised, queries, rows};
 use crate::ops::cpu::isa::Isa;
 use crate::quant::DType;
 use std::ops::Range;
@@ -15,6 +16,10 @@ pub(crate) struct Tier {
     /// Kernel of the values' type.
     pub(super) values: fn(DType) -> Values,
     pub(super) softmax: Softmax,
+    /// Of keys that lie token after token.
+    pub(super) row_scores: RowScores,
+    /// A row of a latent cache.
+    pub(super) decode_row: DecodeRow,
     /// Makes query `i` ready, for quantised keys or not.
     pub(super) ready: unsafe fn(x: &[f32], scale: f32, queries: &mut Queries, i: usize, quantised: bool),
     /// `out = out · a + other · b`.
@@ -72,6 +77,16 @@ macro_rules! tier {
                 unsafe { kernels::softmax::<L>(step, n, seen) }
             }
             $(#[$feature])?
+            unsafe fn row_scores(q: &Queries, n: Range<usize>, keys: &[f32], seen: &Range<usize>, out: &mut [f32]) {
+                // SAFETY: the caller's word.
+                unsafe { rows::scores::<L>(q, n, keys, seen, out) }
+            }
+            $(#[$feature])?
+            unsafe fn decode(dtype: DType, row: &[u8], out: &mut [f32]) {
+                // SAFETY: the caller's word.
+                unsafe { rows::decode::<L>(dtype, row, out) }
+            }
+            $(#[$feature])?
             unsafe fn ready(x: &[f32], scale: f32, queries: &mut Queries, i: usize, quantised: bool) {
                 super::ready(x, scale, queries, i, quantised);
             }
@@ -101,7 +116,7 @@ macro_rules! tier {
                     other => panic!("no KV cache is of type {other}: its shape was not checked"),
                 }
             }
-            pub(super) const TIER: Tier = Tier { scores, values, softmax, ready, blend };
+            pub(super) const TIER: Tier = Tier { scores, values, softmax, row_scores, decode_row: decode, ready, blend };
         }
     };
 }
@@ -123,6 +138,15 @@ tier!(
 );
 
 impl Tier {
+    /// Decodes a row of a cache's type.
+    ///
+    /// # Safety
+    /// The host has the tier.
+    pub(in crate::ops::cpu) unsafe fn decode(&self, dtype: DType, row: &[u8], out: &mut [f32]) {
+        // SAFETY: the caller's word.
+        unsafe { (self.decode_row)(dtype, row, out) }
+    }
+
     /// The functions of `isa`.
     pub(crate) fn new(isa: Isa) -> Tier {
         match isa {

@@ -2,7 +2,8 @@
 //! loaded, and counted exactly before; without a model it grows as needed.
 
 use super::queries::{Queries, grow};
-use super::{SPLIT, tile_queries};
+use super::rows::Rows;
+use super::{LEAST_GROUP, QUERIES, SPLIT, tile_queries};
 use crate::ops::kv::value_width;
 use crate::ops::{KV_BLOCK, KvShape, f32_bytes};
 use std::sync::{Mutex, PoisonError};
@@ -24,6 +25,8 @@ pub(super) struct Workspace {
     pub(super) scores: Vec<f32>,
     pub(super) keep: Vec<f32>,
     pub(super) factor: Vec<f32>,
+    /// A latent cache's block, decoded.
+    pub(super) rows: Rows,
     /// States of the splits so far and of the one being computed.
     pub(super) total: Vec<f32>,
     pub(super) next: Vec<f32>,
@@ -65,21 +68,24 @@ pub struct AttentionSize {
     pub shape: KvShape,
     /// Tokens of the whole cache.
     pub kv_tokens: usize,
+    /// Elements of the queries of [`super::super::Cpu::expanded_attention`]; 0 where it is not called.
+    pub expanded_key: usize,
 }
 
 impl AttentionSize {
     /// Bytes that the buffers of `threads` threads take.
     pub fn bytes(&self, threads: usize) -> u64 {
         let n = self.queries();
-        let numbers = n * KV_BLOCK + 2 * room(n) + 2 * State::len(n, self.width());
-        let (floats, bytes, scales) = Queries::len(n, self.shape.key_dim, self.quantised());
+        let rows = KV_BLOCK * if self.shape.latent { self.shape.key_dim } else { 0 };
+        let numbers = n * KV_BLOCK + 2 * room(n) + 2 * State::len(n, self.width()) + rows;
+        let (floats, bytes, scales) = Queries::len(n, self.key_dim(), self.quantised());
         let per_thread = f32_bytes(numbers + floats + 2 * scales) + bytes as u64;
         per_thread.saturating_mul(threads as u64).saturating_add(f32_bytes(self.partials(threads)))
     }
 
     /// Queries of the largest item.
     fn queries(&self) -> usize {
-        tile_queries(self.group())
+        if self.shape.latent { QUERIES } else { tile_queries(self.group()) }
     }
 
     /// Query heads of a KV head.
@@ -87,12 +93,17 @@ impl AttentionSize {
         self.heads / self.shape.kv_heads
     }
 
+    /// Elements of the longest queries.
+    fn key_dim(&self) -> usize {
+        self.shape.key_dim.max(self.expanded_key)
+    }
+
     fn width(&self) -> usize {
         value_width(self.shape.value_dim)
     }
 
     fn quantised(&self) -> bool {
-        self.shape.key_type.block_len() > 1
+        self.shape.key_type.block_len() > 1 && !self.shape.latent
     }
 
     /// A thread's workspace for any item.
@@ -100,7 +111,10 @@ impl AttentionSize {
         let (n, state) = (self.queries(), State::len(self.queries(), self.width()));
         let (total, next) = (vec![0.0; state], vec![0.0; state]);
         let mut workspace = Workspace { total, next, ..Workspace::default() };
-        workspace.reserve(n, self.shape.key_dim, self.quantised());
+        workspace.reserve(n, self.key_dim(), self.quantised());
+        if self.shape.latent {
+            workspace.rows.reset(self.shape.key_dim);
+        }
         workspace
     }
 
@@ -111,9 +125,14 @@ impl AttentionSize {
         if threads == 1 {
             return 0;
         }
+        // A latent's heads are cut to groups, of which the smallest have the most room between them.
+        let (parts, group) = match self.shape.latent {
+            true => (self.heads.div_ceil(LEAST_GROUP), LEAST_GROUP.min(self.heads)),
+            false => (self.shape.kv_heads, self.group()),
+        };
         let sequences = (2 * threads).div_ceil(self.shape.kv_heads);
         let splits = (self.kv_tokens / SPLIT).saturating_add(sequences);
-        splits.saturating_mul(self.shape.kv_heads * State::len(self.group(), self.width()))
+        splits.saturating_mul(parts * State::len(group, self.width()))
     }
 }
 
@@ -127,8 +146,8 @@ impl Workspace {
     }
 
     fn reserved(&self) -> u64 {
-        let Workspace { queries, scores, keep, factor, total, next } = self;
-        let numbers: usize = [scores, keep, factor, total, next].iter().map(|v| v.capacity()).sum();
+        let Workspace { queries, scores, keep, factor, rows, total, next } = self;
+        let numbers: usize = [scores, keep, factor, &rows.data, total, next].iter().map(|v| v.capacity()).sum();
         queries.reserved() + f32_bytes(numbers)
     }
 }

@@ -22,9 +22,12 @@ pub(crate) fn kv_write(cpu: &Cpu, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], se
     let shape = kv.shape;
     let tokens = k.len() / (shape.kv_heads * shape.key_dim).max(1);
     assert_eq!(k.len(), tokens * shape.kv_heads * shape.key_dim, "k is not [tokens, kv_heads * key_dim]");
-    assert_eq!(v.len(), tokens * shape.kv_heads * shape.value_dim, "v is not [tokens, kv_heads * value_dim]");
+    assert_eq!(v.len(), tokens * shape.kv_heads * shape.written_value(), "v is not [tokens, kv_heads * value_dim]");
     for seq in seqs {
         check_seq(seq, tokens, kv);
+    }
+    if shape.latent {
+        return write_latents(cpu, kv, k, seqs);
     }
     let pieces: Vec<Piece> = seqs.iter().flat_map(pieces).collect();
     let (keys, values) = (Parts::new(kv.keys), Parts::new(kv.values));
@@ -47,6 +50,38 @@ pub(crate) fn kv_write(cpu: &Cpu, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], se
                     unsafe { (cpu.table.vector.narrow)(x, &mut values[at..][..2 * x.len()]) };
                 } else {
                     write_value(&shape, values, slot, x);
+                }
+            }
+        }
+    });
+}
+
+/// A latent cache: rows as ggml has them.
+fn write_latents(cpu: &Cpu, kv: &mut KvLayer<'_>, k: &[f32], seqs: &[SeqSlice<'_>]) {
+    let (dtype, dim, bytes) = (kv.shape.key_type, kv.shape.key_dim, kv.shape.token_bytes());
+    let places = |seq: &SeqSlice<'_>, i: usize| {
+        let position = seq.start + i;
+        let slot = seq.blocks[position / KV_BLOCK] as usize * KV_BLOCK + position % KV_BLOCK;
+        (seq.first_row + i, slot)
+    };
+    let tokens: Vec<(usize, usize)> = seqs.iter().flat_map(|seq| (0..seq.rows).map(move |i| places(seq, i))).collect();
+    let keys = Parts::new(kv.keys);
+    cpu.each(tokens.len(), dim, &|range| {
+        for &(row, slot) in &tokens[range] {
+            let x = &k[row * dim..][..dim];
+            // SAFETY: each slot belongs to one token.
+            let out = unsafe { keys.part(slot * bytes, bytes) };
+            if dtype == DType::F16 {
+                // SAFETY: the function suits this host.
+                unsafe { (cpu.table.vector.narrow)(x, out) };
+                continue;
+            }
+            quantize(dtype, x, out);
+            if dtype.block_len() > 1 {
+                let blocks = x.chunks_exact(KV_GROUP).zip(out.chunks_exact_mut(dtype.block_bytes()));
+                for (_, block) in blocks.filter(|(x, _)| !x.iter().all(|x| x.is_finite())) {
+                    block.fill(0);
+                    block[..2].copy_from_slice(&f16::NAN.to_le_bytes());
                 }
             }
         }

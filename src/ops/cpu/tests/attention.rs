@@ -1,8 +1,8 @@
 //! Attention and the cache: against the reference, across batches, threads and cuts of a prompt.
 
 use super::{Rng, cpu, tiers};
-use crate::ops::cpu::{AttentionSize, Cpu};
-use crate::ops::{Attention, KV_BLOCK, KvLayer, KvShape, SeqSlice, reference};
+use crate::ops::cpu::{AttentionSize, Cpu, expanded_states};
+use crate::ops::{Attention, ExpandedAttention, KV_BLOCK, KvLayer, KvShape, SeqSlice, reference};
 use crate::quant::DType;
 
 /// A cache with room to spare and blocks in scattered order.
@@ -28,7 +28,12 @@ impl Cache {
 const TYPES: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1];
 
 fn shape(kv_heads: usize, key_dim: usize, value_dim: usize, dtype: DType) -> KvShape {
-    KvShape { kv_heads, key_dim, value_dim, key_type: dtype, value_type: dtype }
+    KvShape { kv_heads, key_dim, value_dim, key_type: dtype, value_type: dtype, latent: false }
+}
+
+/// Values are a part of the keys.
+fn latent(key_dim: usize, value_dim: usize, dtype: DType) -> KvShape {
+    KvShape { latent: true, ..shape(1, key_dim, value_dim, dtype) }
 }
 
 /// Blocks of sequence `s` of `n`, interleaved with the others'.
@@ -125,6 +130,9 @@ fn cases(dtype: DType) -> Vec<Case> {
         cases.push(case(shape(2, 20, 36, dtype), 4, Some(7), &[(70, 70), (40, 3), (31, 31)]));
         cases.push(case(shape(1, 8, 8, dtype), 40, Some(1), &[(65, 65)]));
     }
+    cases.push(case(latent(576, 512, dtype), 16, None, &[(100, 1), (7, 7)]));
+    cases.push(case(latent(96, 64, dtype), 20, None, &[(1200, 2), (40, 33), (5, 5)]));
+    cases.push(case(latent(64, 48, dtype), 53, Some(45), &[(70, 40), (1, 1)]));
     // Keys and values of different types.
     let mixed = KvShape { key_type: DType::Q8_0, ..shape(2, 64, 64, dtype) };
     cases.push(case(mixed, 8, None, &[(90, 50)]));
@@ -208,7 +216,7 @@ fn reserved_buffers_do_not_grow() {
         let want = data.run(&case, |args| cpu(tier, 1).attention(args));
         for kv_tokens in [0, 1 << 16] {
             let mut cpu = cpu(tier, 8);
-            let size = AttentionSize { heads: case.heads, shape: case.shape, kv_tokens };
+            let size = AttentionSize { heads: case.heads, shape: case.shape, kv_tokens, expanded_key: 0 };
             cpu.reserve_attention(&size);
             assert!(data.run(&case, |args| cpu.attention(args)) == want, "{kv_tokens} tokens reserved: other bits");
             assert_eq!(cpu.reserved(), size.bytes(cpu.threads()));
@@ -256,17 +264,20 @@ fn keys_and_values_are_written_where_the_reference_writes_them() {
     for dtype in TYPES {
         for isa in tiers() {
             let shape = if dtype.block_len() == 1 { shape(3, 20, 36, dtype) } else { shape(3, 32, 64, dtype) };
-            let (mut a, mut b) = (Cache::new(shape, 12), Cache::new(shape, 12));
-            let (one, two) = ([7u32, 2, 9], [0u32, 5]);
-            let seqs = [
-                SeqSlice { first_row: 2, rows: 40, start: 30, blocks: &one },
-                SeqSlice { first_row: 0, rows: 2, start: 31, blocks: &two },
-            ];
-            let (mut k, v) = (rng.vec(42 * 3 * shape.key_dim), rng.vec(42 * 3 * shape.value_dim));
-            k[7] = f32::INFINITY;
-            reference::kv_write(&mut a.layer(), &k, &v, &seqs);
-            cpu(isa, 2).kv_write(&mut b.layer(), &k, &v, &seqs);
-            assert!(a.keys == b.keys && a.values == b.values, "{dtype} {isa:?}");
+            for shape in [shape, latent(96, 64, dtype)] {
+                let (mut a, mut b) = (Cache::new(shape, 12), Cache::new(shape, 12));
+                let (one, two) = ([7u32, 2, 9], [0u32, 5]);
+                let seqs = [
+                    SeqSlice { first_row: 2, rows: 40, start: 30, blocks: &one },
+                    SeqSlice { first_row: 0, rows: 2, start: 31, blocks: &two },
+                ];
+                let heads = 42 * shape.kv_heads;
+                let (mut k, v) = (rng.vec(heads * shape.key_dim), rng.vec(heads * shape.written_value()));
+                k[7] = f32::INFINITY;
+                reference::kv_write(&mut a.layer(), &k, &v, &seqs);
+                cpu(isa, 2).kv_write(&mut b.layer(), &k, &v, &seqs);
+                assert!(a.keys == b.keys && a.values == b.values, "{dtype} {isa:?}");
+            }
         }
     }
 }
@@ -287,6 +298,69 @@ fn non_finite_queries_do_not_crash() {
                 assert!(out[width..].iter().all(|v| v.is_finite()), "{dtype} {bad} {isa:?}");
                 assert!(bad == f32::MAX || out[..width].iter().all(|v| v.is_nan()), "{dtype} {bad} {isa:?}: hidden");
             }
+        }
+    }
+}
+
+/// Over keys and values of its own each head attends as it would over a cache of theirs, however the context is cut.
+#[test]
+fn expanded_attention_equals_the_reference_in_runs_of_any_length() {
+    let mut rng = Rng::new(16);
+    let (heads, key_dim, value_dim) = (3, 48, 32);
+    for (len, new) in [(1, 1), (70, 70), (700, 130), (515, 4)] {
+        let case = Case {
+            shape: shape(heads, key_dim, value_dim, DType::F32),
+            heads,
+            window: None,
+            sinks: false,
+            seqs: vec![(len, new)],
+        };
+        let mut data = fill(&case, &mut rng);
+        let want = data.run(&case, reference::attention);
+        let padded = len.next_multiple_of(KV_BLOCK);
+        // Head by head, as the reference has them token by token; zeros behind the last.
+        let by_head = |dim: usize, at: &dyn Fn(usize, usize, usize) -> f32| -> Vec<f32> {
+            let rows = (0..heads).flat_map(|h| (0..padded).map(move |t| (h, t)));
+            rows.flat_map(|(h, t)| (0..dim).map(move |d| (h, t, d)))
+                .map(|(h, t, d)| if t < len { at(h, t, d) } else { 0.0 })
+                .collect()
+        };
+        let (cache, blocks) = (&data.cache, &data.blocks[0]);
+        let stored = |bytes: &[u8], at: usize| f32::from_le_bytes(bytes[4 * at..][..4].try_into().unwrap());
+        let place = |t: usize, h: usize| (blocks[t / KV_BLOCK] as usize * heads + h) * KV_BLOCK;
+        let key = |h, t, d| stored(&cache.keys, place(t, h) * key_dim + d * KV_BLOCK + t % KV_BLOCK);
+        let value = |h, t, d| stored(&cache.values, (place(t, h) + t % KV_BLOCK) * value_dim + d);
+        let (keys, values) = (by_head(key_dim, &key), by_head(value_dim, &value));
+        let q = data.q[0][(len - new) * heads * key_dim..].to_vec();
+        let mut first: Option<Vec<f32>> = None;
+        for (isa, threads, run) in tiers().flat_map(|isa| [(isa, 1, 512), (isa, 4, 32), (isa, 3, 96)]) {
+            let (cpu, mut out) = (cpu(isa, threads), vec![f32::NAN; new * heads * value_dim]);
+            let mut states = vec![f32::NAN; expanded_states(new, heads, value_dim)];
+            for first in (0..padded).step_by(run) {
+                let n = run.min(padded - first);
+                let part = |all: &[f32], dim: usize| -> Vec<f32> {
+                    all.chunks_exact(padded * dim).flat_map(|head| head[first * dim..][..n * dim].to_vec()).collect()
+                };
+                cpu.expanded_attention(ExpandedAttention {
+                    q: &q,
+                    heads,
+                    key_dim,
+                    value_dim,
+                    keys: &part(&keys, key_dim),
+                    values: &part(&values, value_dim),
+                    start: len - new,
+                    first,
+                    scale: 1.0 / (key_dim as f32).sqrt(),
+                    states: &mut states,
+                    out: (first + n == padded).then_some(&mut out),
+                });
+            }
+            let off = out.iter().zip(&want).fold(0.0f32, |max, (out, want)| max.max((out - want).abs()));
+            assert!(off <= 2e-5, "{new} of {len}, {isa:?}, runs of {run}: off by {off}");
+            assert!(
+                *first.get_or_insert_with(|| out.clone()) == out,
+                "{new} of {len}, {isa:?}, runs of {run}: other bits"
+            );
         }
     }
 }
