@@ -4,6 +4,7 @@
 //! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
 use super::Options;
+use super::delta::Delta;
 use super::experts::rule;
 use crate::model::{Hparams, Matrix, Model, Routing};
 use crate::ops::{KV_BLOCK, RopeAngles, Routes, cpu, f32_bytes};
@@ -59,6 +60,8 @@ pub(super) struct Buffers {
     pub up: Buffer,
     /// Of models with experts.
     pub routed: Option<Routed>,
+    /// Of models with a recurrent state.
+    pub delta: Option<Delta>,
     /// Rows that want logits, gathered.
     pub head: Buffer,
     pub logits: Buffer,
@@ -88,8 +91,13 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    fn new(rows: usize, width: usize) -> Buffer {
+    pub(super) fn new(rows: usize, width: usize) -> Buffer {
         Buffer { data: vec![0.0; rows * width], width }
+    }
+
+    /// Elements reserved.
+    pub(super) fn capacity(&self) -> usize {
+        self.data.capacity()
     }
 
     /// Room for `rows` rows of `width` elements, at most the buffer's own.
@@ -121,7 +129,8 @@ impl Buffers {
         let angles = RopeAngles { sin: angles(), cos: angles() };
         let positions = Vec::with_capacity(rows);
         let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
-        Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions }
+        let delta = Delta::new(h, rows);
+        Buffers { residual, branch, q, k, v, attention, gate, up, routed, delta, head, logits, angles, positions }
     }
 
     /// Bytes that [`Buffers::new`] reserves.
@@ -131,16 +140,18 @@ impl Buffers {
         let per_row = per_row.iter().sum::<usize>() + h.rope.dims + 1;
         let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
         let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
-        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(routed)
+        let special = routed.saturating_add(Delta::bytes(h, rows));
+        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(special)
     }
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
-        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, head, logits, angles, positions } = self;
+        let Buffers { residual, branch, q, k, v, attention, gate, up, routed, delta, head, logits, angles, positions } =
+            self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
-        let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
-        let routed = routed.as_ref().map_or(0, Routed::reserved);
-        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + routed
+        let elements: usize = buffers.iter().map(|b| b.capacity()).sum();
+        let special = routed.as_ref().map_or(0, Routed::reserved) + delta.as_ref().map_or(0, Delta::reserved);
+        f32_bytes(elements + angles.sin.capacity() + angles.cos.capacity() + positions.capacity()) + special
     }
 }
 

@@ -1,11 +1,14 @@
 //! The forward pass, top to bottom as in the papers' block diagrams: LLaMA (arXiv 2302.13971) with grouped-query
-//! attention (2305.13245), Qwen2's biases (2407.10671) and Qwen3's q/k norms (2505.09388) where the file has them.
+//! attention (2305.13245), Qwen2's biases (2407.10671) and Qwen3's q/k norms (2505.09388) where the file has them;
+//! Qwen3-Next's gated attention and, in `delta`, its recurrent layers.
 
 use super::buffers::Buffers;
+use super::delta::Delta;
 use super::kv::KvCache;
-use super::{Batch, Executor};
+use super::state::StateCache;
+use super::{Batch, Executor, StateUse};
 use crate::model::{Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
-use crate::ops::{self, MatMul, RopeTable, SeqSlice, Tensor, cpu};
+use crate::ops::{self, MatMul, Regroup, RopeTable, SeqSlice, StateSeq, Tensor, cpu};
 
 /// What every block of a step needs besides its weights.
 pub(super) struct Step<'a> {
@@ -14,6 +17,7 @@ pub(super) struct Step<'a> {
     pub(super) scratch: &'a mut cpu::Scratch,
     rope: &'a RopeTable,
     kv: &'a mut KvCache,
+    pub(super) state: &'a mut StateCache,
     pub(super) buffers: &'a mut Buffers,
     seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
@@ -27,7 +31,7 @@ impl Executor {
     /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
     /// caller and panics.
     pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
-        let Executor { model, cpu, scratch, rope, kv, buffers } = self;
+        let Executor { model, cpu, scratch, rope, kv, state, buffers } = self;
         let hparams = &model.hparams;
         let rows = batch.tokens.len();
         buffers.positions.clear();
@@ -36,13 +40,30 @@ impl Executor {
         }
         assert_eq!(buffers.positions.len(), rows, "the sequences do not cover the batch");
         rope.angles(&buffers.positions, &mut buffers.angles);
+        if let Some(Delta { seqs, .. }) = &mut buffers.delta {
+            assert_eq!(batch.states.len(), batch.seqs.len(), "not a state for each sequence");
+            seqs.clear();
+            let state = |(seq, state): (&SeqSlice<'_>, &StateUse)| {
+                let SeqSlice { first_row, rows, start, .. } = *seq;
+                StateSeq { first_row, rows, slot: state.slot, fresh: start == 0, save: state.save }
+            };
+            seqs.extend(batch.seqs.iter().zip(batch.states).map(state));
+        }
 
         cpu.embed(&model.embedding, batch.tokens, buffers.residual.rows(rows));
-        let mut step = Step { hparams, cpu, scratch, rope, kv, buffers, seqs: batch.seqs, rows };
-        for (index, layer) in model.layers.iter().enumerate() {
+        let mut step = Step { hparams, cpu, scratch, rope, kv, state, buffers, seqs: batch.seqs, rows };
+        // Each kind of layer has a cache of its own, with room for no other.
+        let (mut in_kv, mut in_state) = (0, 0);
+        for layer in &model.layers {
             step.norm(&layer.attn_norm);
             match &layer.mixer {
-                Mixer::Attention(attention) => step.attention(index, attention),
+                Mixer::Attention(attention) => step.attention(in_kv, attention, false),
+                Mixer::GatedAttention(attention) => step.attention(in_kv, attention, true),
+                Mixer::DeltaNet(net) => step.delta_net(in_state, net),
+            }
+            match &layer.mixer {
+                Mixer::DeltaNet(_) => in_state += 1,
+                _ => in_kv += 1,
             }
             step.add_branch();
             step.norm(&layer.ffn_norm);
@@ -72,15 +93,25 @@ impl Step<'_> {
         self.cpu.add(residual.rows(self.rows), branch.rows(self.rows));
     }
 
-    /// branch = attention(branch)
-    fn attention(&mut self, index: usize, weights: &Attention<Tensor>) {
+    /// branch = attention(branch), scaled by the gate beside q where it is `gated`; `index` counts the layers with attention.
+    fn attention(&mut self, index: usize, weights: &Attention<Tensor>, gated: bool) {
         let Step { hparams: h, cpu, scratch, rope, seqs, rows, .. } = self;
         let rows = *rows;
-        let Buffers { branch, q, k, v, attention, angles, .. } = &mut *self.buffers;
+        let Buffers { branch, q, k, v, attention, delta, angles, .. } = &mut *self.buffers;
         let (q, k, v, attention) = (q.rows(rows), k.rows(rows), v.rows(rows), attention.rows(rows));
+        let mut gating = delta.as_mut().filter(|_| gated).map(|Delta { mixed, gate, .. }| {
+            let width = h.heads * h.value_dim;
+            (mixed.narrow(rows, h.heads * h.key_dim + width), gate.narrow(rows, width), width)
+        });
 
-        let mut qkv = [product(&weights.q, q), product(&weights.k, k), product(&weights.v, v)];
+        let query = gating.as_mut().map_or(&mut *q, |(mixed, ..)| &mut **mixed);
+        let mut qkv = [product(&weights.q, query), product(&weights.k, k), product(&weights.v, v)];
         cpu.matmul(branch.rows(rows), &mut qkv, scratch);
+        if let Some((mixed, gate, width)) = &mut gating {
+            let part = |first, width| Regroup { groups: h.heads, stride: h.key_dim + h.value_dim, first, width, at: 0 };
+            cpu.regroup(mixed, &part(0, h.key_dim), q, h.heads * h.key_dim);
+            cpu.regroup(mixed, &part(h.key_dim, h.value_dim), gate, *width);
+        }
         if let Some(norm) = &weights.q_norm {
             cpu.rms_norm_heads(q, norm, h.rms_eps);
         }
@@ -101,6 +132,9 @@ impl Step<'_> {
             window: h.window,
             out: attention,
         });
+        if let Some((_, gate, _)) = gating {
+            cpu.sigmoid_mul(attention, gate);
+        }
         cpu.matmul(attention, &mut [product(&weights.output, branch.rows(rows))], scratch);
     }
 

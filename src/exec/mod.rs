@@ -6,24 +6,28 @@
 //! prompt was cut into chunks.
 
 mod buffers;
+mod delta;
 mod experts;
 mod forward;
 mod kv;
 mod rope;
 mod solo;
+mod state;
 
 pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
 pub use crate::ops::profile::Entry as ProfileEntry;
-pub use crate::ops::{KV_BLOCK, SeqSlice};
+pub use crate::ops::{KV_BLOCK, SeqSlice, StateSave};
 pub use buffers::scratch_bytes;
 pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
+pub use state::state_bytes;
 
 use crate::model::{Hparams, Matrix, Model};
 use crate::ops::{self, RopeTable, Tensor, cpu};
 use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
+use state::StateCache;
 
 /// Why a model cannot be made ready to run.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,14 @@ pub enum Error {
     /// No address space for the KV cache.
     #[error("cannot reserve {bytes} bytes for the KV cache: {source}; lower the context or the parallel sequences")]
     Kv {
+        /// Wanted.
+        bytes: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// No address space for recurrent states.
+    #[error("cannot reserve {bytes} bytes for recurrent states: {source}; lower the parallel sequences")]
+    State {
         /// Wanted.
         bytes: usize,
         /// The system's reason.
@@ -60,6 +72,8 @@ pub struct Options {
     pub kv_type: KvType,
     /// Blocks of the KV cache, [`KV_BLOCK`] tokens each.
     pub kv_blocks: usize,
+    /// Recurrent states, of sequences and snapshots together; without meaning for a model that has none.
+    pub state_slots: usize,
     /// Most rows of a batch.
     pub max_rows: usize,
     /// Most rows of a batch that want logits.
@@ -73,8 +87,19 @@ pub struct Batch<'a> {
     pub tokens: &'a [u32],
     /// The rows' sequences: consecutive, covering all rows.
     pub seqs: &'a [SeqSlice<'a>],
+    /// Recurrent state of each sequence, no slot named twice; not looked at for a model that has none.
+    pub states: &'a [StateUse],
     /// Rows whose logits are wanted, ascending.
     pub logit_rows: &'a [usize],
+}
+
+/// What becomes of a sequence's recurrent state in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateUse {
+    /// Its slot. A sequence that begins in this step begins with zeros, whatever lies there.
+    pub slot: usize,
+    /// A snapshot to be made on the way.
+    pub save: Option<StateSave>,
 }
 
 /// A model ready to run.
@@ -84,6 +109,7 @@ pub struct Executor {
     scratch: cpu::Scratch,
     rope: RopeTable,
     kv: KvCache,
+    state: StateCache,
     buffers: Buffers,
 }
 
@@ -99,8 +125,9 @@ impl Executor {
         let factors = model.rope_factors.as_ref().map(Tensor::to_f32);
         let rope = rope::table(&model.hparams.rope, factors.as_deref());
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
+        let state = StateCache::new(&model.hparams, options.state_slots)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
-        Ok(Executor { model, cpu, scratch, rope, kv, buffers })
+        Ok(Executor { model, cpu, scratch, rope, kv, state, buffers })
     }
 
     /// The model's numbers.
@@ -142,7 +169,7 @@ impl Executor {
             (0..n).map(|_| next()).collect()
         };
         let (k, v) = (noise(KV_BLOCK * kv_heads * key_dim), noise(KV_BLOCK * kv_heads * value_dim));
-        for layer in 0..self.model.hparams.layers {
+        for layer in 0..self.model.hparams.kv_layers() {
             let mut cache = self.kv.layer(layer);
             for start in (0..tokens).step_by(KV_BLOCK) {
                 let rows = KV_BLOCK.min(tokens - start);
@@ -150,6 +177,16 @@ impl Executor {
                 self.cpu.kv_write(&mut cache, k, v, &[SeqSlice { first_row: 0, rows, start, blocks }]);
             }
         }
+    }
+
+    /// Copies a recurrent state from one slot to another: a sequence goes on from a snapshot.
+    pub fn copy_state(&mut self, from: usize, to: usize) {
+        self.state.copy(from, to);
+    }
+
+    /// Bytes reserved for recurrent states.
+    pub fn state_bytes(&self) -> usize {
+        self.state.bytes()
     }
 
     /// Bytes reserved for the KV cache.

@@ -1,6 +1,6 @@
 //! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
 
-use super::{Architecture, Error, Gating, Hparams, Rope, RopeKind, RopeScaling, Routing};
+use super::{Architecture, Error, Gating, HeadOrder, Hparams, Recurrence, Rope, RopeKind, RopeScaling, Routing};
 use crate::gguf::{File, FromValue, Metadata, Strings};
 
 /// The keys of one architecture.
@@ -58,6 +58,7 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         rms_eps: keys.positive_float("attention.layer_norm_rms_epsilon", None)?,
         rope: keys.rope(architecture, key_dim, context)?,
         window: keys.get::<usize>("attention.sliding_window")?.filter(|&window| window > 0),
+        recurrence: keys.recurrence(architecture, layers)?,
     })
 }
 
@@ -154,9 +155,11 @@ impl<'a> Keys<'a> {
     fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
         let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
         match (architecture, experts) {
-            (Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3, 0) => return Ok(None),
+            (Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen35, 0) => {
+                return Ok(None);
+            }
             (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
-            (Architecture::Qwen2 | Architecture::Qwen3, _) => {
+            (Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen35, _) => {
                 return Err(self.bad("expert_count", experts, "this architecture has no experts"));
             }
             _ => {}
@@ -222,6 +225,57 @@ impl<'a> Keys<'a> {
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),
             other => Err(self.bad("expert_gating_func", other, "1 (softmax), 2 (sigmoid) and 3 are supported")),
+        }
+    }
+
+    /// The recurrent layers of a hybrid architecture; `None` for any other.
+    fn recurrence(&self, architecture: Architecture, layers: usize) -> Result<Option<Recurrence>, Error> {
+        let order = match architecture {
+            Architecture::Qwen3Next => HeadOrder::Grouped,
+            Architecture::Qwen35 | Architecture::Qwen35Moe => HeadOrder::Tiled,
+            _ => return Ok(None),
+        };
+        // Far above what any model has, and products of three fit.
+        const MOST: usize = 1 << 16;
+        let bounded = |name: &str, lowest: usize, most: usize| match self.positive(name)? {
+            value if (lowest..=most).contains(&value) => Ok(value),
+            value => Err(self.bad(name, value, format!("it must be from {lowest} to {most}"))),
+        };
+        let kernel = bounded("ssm.conv_kernel", 2, 8)?;
+        let (key_heads, value_heads) = (bounded("ssm.group_count", 1, MOST)?, bounded("ssm.time_step_rank", 1, MOST)?);
+        if !value_heads.is_multiple_of(key_heads) {
+            let problem = format!("it must be a multiple of the {key_heads} key heads (ssm.group_count)");
+            return Err(self.bad("ssm.time_step_rank", value_heads, problem));
+        }
+        // Kernels take a head's dimensions by sixteen.
+        let key_dim = bounded("ssm.state_size", 16, MOST)?;
+        if !key_dim.is_multiple_of(16) {
+            return Err(self.bad("ssm.state_size", key_dim, "it must be a multiple of 16"));
+        }
+        let inner = self.positive("ssm.inner_size")?;
+        let value_dim = inner / value_heads;
+        if value_dim * value_heads != inner || !value_dim.is_multiple_of(16) || value_dim > MOST {
+            let problem =
+                format!("it must be a multiple of 16 for each of the {value_heads} heads (ssm.time_step_rank)");
+            return Err(self.bad("ssm.inner_size", inner, problem));
+        }
+        let attention = self.attention_layers(layers)?;
+        Ok(Some(Recurrence { attention, kernel, key_heads, value_heads, key_dim, value_dim, order }))
+    }
+
+    /// Which of a hybrid's layers have attention: said one by one, or each n-th.
+    fn attention_layers(&self, layers: usize) -> Result<Vec<bool>, Error> {
+        const LIST: &str = "attention.recurrent_layers";
+        match self.get::<&[bool]>(LIST)? {
+            Some(list) if list.len() >= layers => Ok(list[..layers].iter().map(|&recurrent| !recurrent).collect()),
+            Some(list) => {
+                let found = format!("an array of {}", list.len());
+                Err(self.bad(LIST, found, format!("it must say it of all {layers} layers")))
+            }
+            None => {
+                let interval = self.optional_positive("full_attention_interval")?.unwrap_or(4);
+                Ok((1..=layers).map(|nth| nth.is_multiple_of(interval)).collect())
+            }
         }
     }
 

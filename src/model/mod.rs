@@ -13,11 +13,14 @@ mod llama;
 mod minimax;
 mod qwen2;
 mod qwen3;
+mod qwen3next;
+mod recurrence;
 pub mod report;
 mod walk;
 
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
+pub use recurrence::{DeltaGates, DeltaInput, DeltaNet, HeadOrder, Recurrence};
 pub use walk::Matrix;
 
 use crate::gguf::{File, TensorInfo};
@@ -33,19 +36,25 @@ pub enum Architecture {
     Qwen2,
     Qwen2Moe,
     Qwen3,
+    Qwen35,
+    Qwen35Moe,
     Qwen3Moe,
+    Qwen3Next,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 7] = [
+    pub const ALL: [Architecture; 10] = [
         Architecture::Glm4Moe,
         Architecture::Llama,
         Architecture::MinimaxM2,
         Architecture::Qwen2,
         Architecture::Qwen2Moe,
         Architecture::Qwen3,
+        Architecture::Qwen35,
+        Architecture::Qwen35Moe,
         Architecture::Qwen3Moe,
+        Architecture::Qwen3Next,
     ];
 
     /// As `general.architecture` has it, and as the prefix of its keys.
@@ -57,7 +66,10 @@ impl Architecture {
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen2Moe => "qwen2moe",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen35 => "qwen35",
+            Architecture::Qwen35Moe => "qwen35moe",
             Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::Qwen3Next => "qwen3next",
         }
     }
 
@@ -85,6 +97,9 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
         Architecture::MinimaxM2 => minimax::bind(&mut binder, hparams),
         Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::bind(&mut binder, hparams),
         Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::bind(&mut binder, hparams),
+        Architecture::Qwen35 | Architecture::Qwen35Moe | Architecture::Qwen3Next => {
+            qwen3next::bind(&mut binder, hparams)
+        }
     }?;
     model.ignored = binder.unused();
     Ok(model)
@@ -165,6 +180,8 @@ pub struct Hparams {
     pub rope: Rope,
     /// Sliding window in tokens where the metadata asks for one.
     pub window: Option<usize>,
+    /// Layers with a recurrent state among those with attention.
+    pub recurrence: Option<Recurrence>,
 }
 
 /// A whole model over tensors of kind `T`.
@@ -204,6 +221,11 @@ pub struct Layer<T> {
 pub enum Mixer<T> {
     /// Grouped-query attention over cached keys and values.
     Attention(Attention<T>),
+    /// The same, its output scaled by the sigmoid of a gate: q is `[heads * (key_dim + value_dim), d_model]`,
+    /// each head's query and then its gate.
+    GatedAttention(Attention<T>),
+    /// A recurrent state per head.
+    DeltaNet(Box<DeltaNet<T>>),
 }
 
 /// Feed-forward of a block.

@@ -1,7 +1,7 @@
 //! Going through all tensors of a model in one place, so that a new field is forgotten nowhere: `load` maps them, plans
 //! and reports sum over them.
 
-use super::{Attention, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Mixer, Model, Shared};
+use super::{Attention, DeltaNet, Experts, FeedForward, Ffn, Hparams, Layer, Linear, Mixer, Model, Shared};
 use crate::gguf::TensorInfo;
 use crate::quant::DType;
 use std::convert::Infallible;
@@ -85,7 +85,7 @@ impl Hparams {
     /// Bytes that one token of context takes in the KV cache of all layers, in elements of `dtype`.
     pub fn kv_bytes_per_token(&self, dtype: DType) -> u64 {
         let per_head = self.key_dim as u64 + self.value_dim as u64;
-        let elements = (self.layers as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
+        let elements = (self.kv_layers() as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
         elements.saturating_mul(dtype.block_bytes() as u64) / dtype.block_len() as u64
     }
 }
@@ -114,12 +114,16 @@ impl<T> Mixer<T> {
     fn try_map<U, E>(self, f: &mut impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Mixer<U>, E> {
         Ok(match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.try_map(f)?),
+            Mixer::GatedAttention(attention) => Mixer::GatedAttention(attention.try_map(f)?),
+            Mixer::DeltaNet(net) => Mixer::DeltaNet(Box::new(net.try_map(f)?)),
         })
     }
 
     fn as_ref(&self) -> Mixer<&T> {
         match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.as_ref()),
+            Mixer::GatedAttention(attention) => Mixer::GatedAttention(attention.as_ref()),
+            Mixer::DeltaNet(net) => Mixer::DeltaNet(Box::new(DeltaNet::as_ref(net))),
         }
     }
 }
@@ -230,7 +234,7 @@ impl<T> Ffn<T> {
 }
 
 impl<T> Linear<T> {
-    fn try_map<U, E>(
+    pub(super) fn try_map<U, E>(
         self,
         [weight, bias]: Paths,
         f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
@@ -238,7 +242,7 @@ impl<T> Linear<T> {
         Ok(Linear { weight: f(weight, self.weight)?, bias: self.bias.map(|t| f(bias, t)).transpose()? })
     }
 
-    fn as_ref(&self) -> Linear<&T> {
+    pub(super) fn as_ref(&self) -> Linear<&T> {
         Linear { weight: &self.weight, bias: self.bias.as_ref() }
     }
 }

@@ -85,6 +85,7 @@ pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
         cpu: CpuOptions { threads: Some(2), ..CpuOptions::default() },
         kv_type,
         kv_blocks: tokens.div_ceil(32),
+        state_slots: 4,
         max_rows: tokens,
         max_logit_rows: tokens,
     };

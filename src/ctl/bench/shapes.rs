@@ -177,6 +177,18 @@ impl Scaled {
             keys.push(own("expert_used_count", number(used)));
             keys.push(own("expert_feed_forward_length", number(d_ff)));
         }
+        if let (Some(Experts { d_ff, shared, .. }), true) = (self.experts(), self.delta_net().is_some()) {
+            keys.push(own("expert_shared_feed_forward_length", number(shared * d_ff)));
+        }
+        if let Some(DeltaNet { key_heads, value_heads, dim, kernel }) = self.delta_net() {
+            keys.push(own("rope.dimension_count", number(head_dim / 4)));
+            keys.push(own("full_attention_interval", number(4)));
+            keys.push(own("ssm.conv_kernel", number(kernel)));
+            keys.push(own("ssm.state_size", number(dim)));
+            keys.push(own("ssm.group_count", number(key_heads)));
+            keys.push(own("ssm.time_step_rank", number(value_heads)));
+            keys.push(own("ssm.inner_size", number(value_heads * dim)));
+        }
         keys
     }
 
@@ -197,7 +209,8 @@ impl Scaled {
             (list.layer, list.prefix) = (layer, format!("blk.{layer}."));
             list.vector("attn_norm.weight", s.d_model);
             self.attention(&mut list);
-            let norm = if s.extras.contains(&SinksAndBiases) { "post_attention_norm" } else { "ffn_norm" };
+            let after = s.extras.contains(&SinksAndBiases) || self.delta_net().is_some();
+            let norm = if after { "post_attention_norm" } else { "ffn_norm" };
             list.vector(&format!("{norm}.weight"), s.d_model);
             self.feed_forward(&mut list);
         }
@@ -229,7 +242,8 @@ impl Scaled {
                 list.matrix("attn_gate", values, s.d_model, Role::Plain);
                 list.matrix("ssm_ba", 2 * value_heads, s.d_model, Role::Plain);
                 list.vector("ssm_dt.bias", value_heads);
-                list.vector("ssm_a", value_heads);
+                // Zeros, as for a bias: nothing decays, and nothing grows.
+                list.add("ssm_a", &[value_heads], Role::Bias);
                 list.matrix("ssm_conv1d", 2 * keys + values, kernel, Role::Single);
                 list.vector("ssm_norm.weight", dim);
                 list.matrix("ssm_out", s.d_model, values, Role::Plain);
@@ -300,6 +314,10 @@ impl Scaled {
         list.matrix(&format!("ffn_gate{suffix}"), d_ff, self.shape.d_model, Role::Plain);
         list.matrix(&format!("ffn_up{suffix}"), d_ff, self.shape.d_model, Role::Plain);
         list.matrix(&format!("ffn_down{suffix}"), self.shape.d_model, d_ff, Role::Down);
+    }
+
+    fn delta_net(&self) -> Option<Extra> {
+        self.shape.extras.iter().copied().find(|extra| matches!(extra, DeltaNet { .. }))
     }
 
     fn experts(&self) -> Option<Extra> {
