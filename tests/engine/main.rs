@@ -6,6 +6,7 @@
 
 mod bench;
 mod cancel;
+mod hybrid;
 mod kv;
 mod logits;
 mod perplexity;

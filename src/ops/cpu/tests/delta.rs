@@ -54,6 +54,10 @@ impl Layer {
         self.shape.state_len() + 2 * OFFSET
     }
 
+    fn state<'a>(&self, memory: &'a mut [f32]) -> StateLayer<'a> {
+        StateLayer { memory, slot_len: self.slot_len(), offset: OFFSET }
+    }
+
     /// All operations in turn over the rows from `first` on that `seqs` cover.
     fn run(&self, cpu: Option<&Cpu>, first: usize, seqs: &[StateSeq], memory: &mut [f32]) -> Vec<f32> {
         let (shape, tokens) = (&self.shape, seqs.iter().map(|seq| seq.rows).sum::<usize>());
@@ -61,8 +65,7 @@ impl Layer {
         let part = |x: &[f32], width: usize| x[first * width..][..tokens * width].to_vec();
         let (mut x, mut alpha, mut beta) = (part(&self.x, channels), part(&self.alpha, heads), part(&self.beta, heads));
         let mut out = vec![f32::NAN; tokens * shape.values()];
-        let mut state = |memory| StateLayer { memory, slot_len: self.slot_len(), offset: OFFSET };
-        let convolution = Convolution { x: &mut x, weight: &self.conv, shape, state: state(&mut *memory), seqs };
+        let convolution = Convolution { x: &mut x, weight: &self.conv, shape, state: self.state(memory), seqs };
         match cpu {
             Some(cpu) => cpu.convolution(convolution),
             None => reference::convolution(convolution),
@@ -76,7 +79,7 @@ impl Layer {
             None => reference::delta_gates(&mut alpha, &mut beta, &self.rate, &self.bias),
         }
         let (qkv, decay, strength) = (&x[..], &alpha[..], &beta[..]);
-        let rule = DeltaRule { qkv, decay, strength, shape, state: state(memory), seqs, out: &mut out };
+        let rule = DeltaRule { qkv, decay, strength, shape, state: self.state(memory), seqs, out: &mut out };
         match cpu {
             Some(cpu) => cpu.delta_rule(rule),
             None => reference::delta_rule(rule),
