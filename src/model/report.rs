@@ -116,7 +116,8 @@ impl Report {
         let mut keys = Keys::new(&file.metadata);
         let experts = experts(&mut keys);
         let bound = bind(file);
-        let kv_per_token = kv_per_token(&mut keys);
+        let by_keys = kv_per_token(&mut keys);
+        let kv_per_token = bound.as_ref().map_or(by_keys, |model| Some(model.hparams.kv_bytes_per_token(DType::F16)));
         let context = keys.number("context", "context_length");
         let weights = file.tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.size));
         let kv_at_context = kv_per_token.zip(context).map(|(bytes, tokens)| bytes.saturating_mul(tokens));

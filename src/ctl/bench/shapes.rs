@@ -86,6 +86,7 @@ pub static SHAPES: &[Shape] = shapes! {
 /// For tests: every kind of tensor, no size.
 static TINY: &[Shape] = shapes! {
     "tiny" "qwen3" 0.0: 2 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[Tied, QkNorm];
+    "tiny-hybrid" "qwen3next" 0.0: 4 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 2, value_heads: 4, dim: 64, kernel: 4 }, Experts { count: 8, used: 2, d_ff: 256, shared: 1, dense: 0, gate_bias: false }];
 };
 
 /// A shape with the number of blocks to make.
@@ -383,6 +384,7 @@ mod tests {
     fn an_architecture_that_is_missing_is_named() {
         let error = "gpt-oss-20b".parse::<Scaled>().unwrap().check().unwrap_err().to_string();
         assert!(error.contains("\"gpt-oss\"") && error.contains("llama, "), "{error}");
+        assert!("qwen3-next".parse::<Scaled>().unwrap().check().is_ok());
         assert!("qwen2.5-32b".parse::<Scaled>().unwrap().check().is_ok());
     }
 }

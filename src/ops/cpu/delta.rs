@@ -1,16 +1,18 @@
 //! The gated delta net's operations: which part of the work is one piece, and its kernels.
 //!
-//! As in `vector`, kernels are plain code over arrays of lanes, compiled for each tier; the order of operations is in the
-//! source, so every tier yields the same bits. Pieces are tiles of a head's state and blocks of channels, each run through
+//! As in `vector`, kernels are plain code over arrays of lanes, compiled for each tier, but for the recurrence itself, which is
+//! written in attention's vectors; the order of operations is in the source, so every tier yields the same bits. Pieces are
+//! tiles of a head's state and blocks of channels, each run through
 //! all rows of its sequence by one thread: no result depends on the number of threads or on the cut of a prompt.
 
 use super::Cpu;
 use super::acts::Parts;
+use super::attention::lanes::{self, Lanes as Vectors};
 use super::isa::Isa;
 use super::vector::exp;
-use crate::ops::delta::{Convolution, DELTA_TILE, DeltaRule, L2_EPSILON, MAX_KERNEL, Regroup, StateLayer, StateSeq};
+use crate::ops::delta::{Convolution, DELTA_TILE, DeltaRule, L2_EPSILON, MAX_KERNEL, Regroup, StateSeq};
 use crate::ops::profile::Work;
-use crate::ops::{DeltaShape, Tensor, elementwise_bytes};
+use crate::ops::{Tensor, elementwise_bytes};
 
 /// Sixteen neighbouring columns or channels.
 type Lanes = [f32; DELTA_TILE];
@@ -20,7 +22,7 @@ type Lanes = [f32; DELTA_TILE];
 pub(crate) struct Functions {
     convolve: unsafe fn(&mut Channels<'_>),
     l2_norm: unsafe fn(&mut [f32]),
-    tile: unsafe fn(&mut Tile<'_>),
+    tiles: unsafe fn(&Tiles<'_>),
     sigmoid_mul: unsafe fn(&mut [f32], &[f32]),
 }
 
@@ -39,11 +41,13 @@ struct Channels<'a> {
     save: Option<*mut f32>,
 }
 
-/// Sixteen columns of a head's state, and the sequence's rows that it runs through.
-struct Tile<'a> {
-    /// `[key_dim]`.
-    state: &'a mut [Lanes],
-    /// The sequence's rows, `channels` each, and where in one q, k and the tile's values begin.
+/// One or two neighbouring tiles of a head's state, and the sequence's rows that they run through.
+struct Tiles<'a> {
+    /// `[count, key_dim, 16]`.
+    state: *mut f32,
+    count: usize,
+    key_dim: usize,
+    /// The sequence's rows, `channels` each, and where in one q, k and the tiles' values begin.
     qkv: &'a [f32],
     channels: usize,
     q: usize,
@@ -53,14 +57,14 @@ struct Tile<'a> {
     decay: &'a [f32],
     strength: &'a [f32],
     value_heads: usize,
-    /// The tile's columns in the first row of the result; rows are `values` apart.
+    /// The tiles' columns in the first row of the result; rows are `values` apart.
     out: *mut f32,
     values: usize,
     fresh: bool,
 }
 
 macro_rules! tier {
-    ($name:ident, $(#[$feature:meta])?) => {
+    ($name:ident, $vectors:ty, $(#[$feature:meta])?) => {
         mod $name {
             use super::*;
             $(#[$feature])?
@@ -72,23 +76,28 @@ macro_rules! tier {
                 super::l2_norm(head);
             }
             $(#[$feature])?
-            unsafe fn tile(work: &mut Tile<'_>) {
-                super::tile(work);
+            unsafe fn tiles(work: &Tiles<'_>) {
+                // SAFETY: the caller's word.
+                unsafe { super::tiles::<$vectors>(work) }
             }
             $(#[$feature])?
             unsafe fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
                 super::sigmoid_mul(x, gate);
             }
-            pub(super) const ALL: Functions = Functions { convolve, l2_norm, tile, sigmoid_mul };
+            pub(super) const ALL: Functions = Functions { convolve, l2_norm, tiles, sigmoid_mul };
         }
     };
 }
 
-tier!(scalar,);
+tier!(scalar, lanes::Arrays,);
 #[cfg(target_arch = "x86_64")]
-tier!(avx2, #[target_feature(enable = "avx2,fma,f16c")]);
+tier!(avx2, super::super::avx2::Pairs, #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]
-tier!(avx512, #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]);
+tier!(
+    avx512,
+    super::super::avx512::Wide<false>,
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+);
 
 impl Functions {
     /// The functions of `isa`.
@@ -153,44 +162,71 @@ fn l2_norm(head: &mut [f32]) {
     head.iter_mut().for_each(|x| *x *= scale);
 }
 
-/// `out` by the state before its update: `Sᵀq` is `g·Sᵀq + (k·q)·δ`, so that the state is read twice and not three times.
+/// Two tiles beside each other where the tier has the registers: twice the independent sums, and each element of q and k is
+/// spread over a vector once for both.
+///
+/// # Safety
+/// The host must have the tier, and the pointers of `work` must be good for its tiles and rows.
 #[inline(always)]
-fn tile(work: &mut Tile<'_>) {
-    let key_dim = work.state.len();
-    let scale = 1.0 / (key_dim as f32).sqrt();
-    if work.fresh {
-        work.state.fill([0.0; DELTA_TILE]);
+unsafe fn tiles<L: Vectors>(work: &Tiles<'_>) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match (work.count, L::WIDE) {
+            (2, true) => run::<L, 2>(work, 0),
+            (count, _) => (0..count).for_each(|first| run::<L, 1>(work, first)),
+        }
     }
+}
+
+/// `N` tiles from `first` on through all rows. `out` by the state before its update: `Sᵀq` is `g·Sᵀq + (k·q)·δ`, so that the
+/// state is read twice and not three times.
+///
+/// # Safety
+/// As [`tiles`].
+#[inline(always)]
+unsafe fn run<L: Vectors, const N: usize>(work: &Tiles<'_>, first: usize) {
+    let (key_dim, tile_len) = (work.key_dim, work.key_dim * DELTA_TILE);
+    // SAFETY of all blocks: the caller's word; `q`, `k` and `v` are slices of a row.
+    let state = unsafe { work.state.add(first * tile_len) };
+    let at = |n: usize, i: usize| unsafe { state.add(n * tile_len + i * DELTA_TILE) };
+    if work.fresh {
+        (0..N * tile_len).for_each(|i| unsafe { state.add(i).write(0.0) });
+    }
+    let scale = 1.0 / (key_dim as f32).sqrt();
     for (t, row) in work.qkv.chunks_exact(work.channels).enumerate() {
         let (q, k) = (&row[work.q..][..key_dim], &row[work.k..][..key_dim]);
-        let v = &row[work.v..][..DELTA_TILE];
+        let v = &row[work.v + first * DELTA_TILE..][..N * DELTA_TILE];
         let (decay, strength) = (work.decay[t * work.value_heads], work.strength[t * work.value_heads]);
-        let (mut seen, mut read) = ([[0.0f32; DELTA_TILE]; 2], [[0.0f32; DELTA_TILE]; 2]);
-        for ((s, k), q) in work.state.chunks_exact(2).zip(k.chunks_exact(2)).zip(q.chunks_exact(2)) {
-            for i in 0..2 {
-                for l in 0..DELTA_TILE {
-                    seen[i][l] = s[i][l].mul_add(k[i], seen[i][l]);
-                    read[i][l] = s[i][l].mul_add(q[i], read[i][l]);
+        unsafe {
+            let zero = L::splat(0.0);
+            let (mut seen, mut read) = ([[zero; N]; 2], [[zero; N]; 2]);
+            for (i, (k, q)) in k.chunks_exact(2).zip(q.chunks_exact(2)).enumerate() {
+                for p in 0..2 {
+                    let (k, q) = (L::splat(k[p]), L::splat(q[p]));
+                    for n in 0..N {
+                        let s = L::load(at(n, 2 * i + p));
+                        seen[p][n] = L::fma(s, k, seen[p][n]);
+                        read[p][n] = L::fma(s, q, read[p][n]);
+                    }
                 }
             }
-        }
-        let mut both = [0.0f32; DELTA_TILE];
-        for (k, q) in k.chunks_exact(DELTA_TILE).zip(q.chunks_exact(DELTA_TILE)) {
-            for l in 0..DELTA_TILE {
-                both[l] = k[l].mul_add(q[l], both[l]);
+            let both = k.chunks_exact(DELTA_TILE).zip(q.chunks_exact(DELTA_TILE));
+            let both = both.fold(zero, |sum, (k, q)| L::fma(L::load(k.as_ptr()), L::load(q.as_ptr()), sum));
+            let (both, decay) = (L::splat(L::reduce_add(both)), L::splat(decay));
+            let (strength, scale) = (L::splat(strength), L::splat(scale));
+            let mut change = [zero; N];
+            for n in 0..N {
+                let old = L::mul(decay, L::add(seen[0][n], seen[1][n]));
+                change[n] = L::mul(strength, L::sub(L::load(v[n * DELTA_TILE..].as_ptr()), old));
+                let before = L::mul(decay, L::add(read[0][n], read[1][n]));
+                let out = work.out.add(t * work.values + (first + n) * DELTA_TILE);
+                L::store(out, L::mul(scale, L::fma(both, change[n], before)));
             }
-        }
-        let both: f32 = both.iter().sum();
-        // SAFETY: the result has as many rows, of which these columns are this call's alone.
-        let out = unsafe { &mut *work.out.add(t * work.values).cast::<Lanes>() };
-        let mut change = [0.0f32; DELTA_TILE];
-        for l in 0..DELTA_TILE {
-            change[l] = strength * (v[l] - decay * (seen[0][l] + seen[1][l]));
-            out[l] = scale * both.mul_add(change[l], decay * (read[0][l] + read[1][l]));
-        }
-        for (s, &k) in work.state.iter_mut().zip(k) {
-            for l in 0..DELTA_TILE {
-                s[l] = k.mul_add(change[l], decay * s[l]);
+            for (i, &k) in k.iter().enumerate() {
+                let k = L::splat(k);
+                for n in 0..N {
+                    L::store(at(n, i), L::fma(k, change[n], L::mul(decay, L::load(at(n, i)))));
+                }
             }
         }
     }
@@ -204,7 +240,7 @@ fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
 }
 
 /// Where a sequence's rows of `width` begin.
-fn first(seq: &StateSeq, width: usize) -> usize {
+fn row(seq: &StateSeq, width: usize) -> usize {
     seq.first_row * width
 }
 
@@ -228,7 +264,7 @@ impl Cpu {
                     weight: &weight[block * kernel..][..DELTA_TILE * kernel],
                     kernel,
                     state: memory.address(start(seq.slot) + block),
-                    x: x.address(first(&seq, channels) + block),
+                    x: x.address(row(&seq, channels) + block),
                     stride: channels,
                     rows: seq.rows,
                     fresh: seq.fresh,
@@ -286,39 +322,47 @@ impl Cpu {
         });
         args.check();
         let DeltaRule { qkv, decay, strength, shape, state, seqs, out } = args;
-        let tiles = shape.value_heads * shape.value_dim / DELTA_TILE;
+        // Two tiles of a head are a piece, the last one of an odd number alone.
+        let (of_head, width) = (shape.value_dim / DELTA_TILE, shape.key_dim * 2 * DELTA_TILE);
+        let pieces_of_head = of_head.div_ceil(2);
+        let pieces = shape.value_heads * pieces_of_head;
         let rows: usize = seqs.iter().map(|seq| seq.rows).sum();
-        let out = Parts::new(out);
-        let states = States::new(shape, state);
-        let width = shape.key_dim * DELTA_TILE * rows.div_ceil(seqs.len().max(1));
-        self.each(seqs.len() * tiles, width, &|range| {
-            let pieces = range.map(|piece| (&seqs[piece / tiles], piece % tiles));
-            for (seq, save, index) in pieces.flat_map(|(seq, index)| seq.parts().map(move |(s, save)| (s, save, index)))
+        let (out, memory) = (Parts::new(out), Parts::new(&mut *state.memory));
+        let tile_at =
+            |slot, tile| slot * state.slot_len + state.offset + shape.conv_len() + tile * shape.key_dim * DELTA_TILE;
+        self.each(seqs.len() * pieces, width * rows.div_ceil(seqs.len().max(1)), &|range| {
+            let pieces = range.map(|piece| (&seqs[piece / pieces], piece % pieces));
+            for (seq, save, piece) in pieces.flat_map(|(seq, piece)| seq.parts().map(move |(s, save)| (s, save, piece)))
             {
-                let column = index * DELTA_TILE;
-                let head = column / shape.value_dim;
-                let keys = shape.key_head(head) * shape.key_dim;
-                // SAFETY: `check` found all slots within the memory and apart from each other; a tile is one piece.
-                let (state, kept) =
-                    unsafe { (states.tile(seq.slot, index), save.map(|slot| states.tile(slot, index))) };
-                let mut work = Tile {
-                    state,
-                    qkv: &qkv[first(&seq, shape.channels())..][..seq.rows * shape.channels()],
+                let (head, first) = (piece / pieces_of_head, piece % pieces_of_head * 2);
+                let (count, column) = (2.min(of_head - first), head * shape.value_dim + first * DELTA_TILE);
+                let (tile, keys) = (head * of_head + first, shape.key_head(head) * shape.key_dim);
+                let work = Tiles {
+                    state: memory.address(tile_at(seq.slot, tile)),
+                    count,
+                    key_dim: shape.key_dim,
+                    qkv: &qkv[row(&seq, shape.channels())..][..seq.rows * shape.channels()],
                     channels: shape.channels(),
                     q: keys,
                     k: shape.keys() + keys,
                     v: 2 * shape.keys() + column,
-                    decay: &decay[first(&seq, shape.value_heads) + head..],
-                    strength: &strength[first(&seq, shape.value_heads) + head..],
+                    decay: &decay[row(&seq, shape.value_heads) + head..],
+                    strength: &strength[row(&seq, shape.value_heads) + head..],
                     value_heads: shape.value_heads,
-                    out: out.address(first(&seq, shape.values()) + column),
+                    out: out.address(row(&seq, shape.values()) + column),
                     values: shape.values(),
                     fresh: seq.fresh,
                 };
-                // SAFETY: `check` found all rows within `out`; the function suits this host.
-                unsafe { (self.table.delta.tile)(&mut work) };
-                if let Some(kept) = kept {
-                    kept.copy_from_slice(work.state);
+                // SAFETY: `check` found all slots within the memory and apart, and all rows within `out`; a tile is part of
+                // one piece; the function suits this host.
+                unsafe { (self.table.delta.tiles)(&work) };
+                if let Some(slot) = save {
+                    let len = count * shape.key_dim * DELTA_TILE;
+                    // SAFETY: as above; nobody else has the slot of a snapshot.
+                    unsafe {
+                        let kept = memory.part(tile_at(slot, tile), len);
+                        kept.copy_from_slice(memory.part(tile_at(seq.slot, tile), len));
+                    }
                 }
             }
         });
@@ -350,33 +394,5 @@ impl Cpu {
                 }
             }
         });
-    }
-}
-
-/// The matrices of one layer in all slots.
-struct States {
-    memory: Parts<f32>,
-    /// Where slot 0's matrices begin, and the distance of slots.
-    first: usize,
-    slot_len: usize,
-    key_dim: usize,
-}
-
-impl States {
-    fn new(shape: &DeltaShape, state: StateLayer<'_>) -> States {
-        let (first, slot_len) = (state.offset + shape.conv_len(), state.slot_len);
-        States { memory: Parts::new(state.memory), first, slot_len, key_dim: shape.key_dim }
-    }
-
-    /// A slot's tile.
-    ///
-    /// # Safety
-    /// The memory still lives, and nobody else has the tile.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn tile(&self, slot: usize, index: usize) -> &mut [Lanes] {
-        let len = self.key_dim * DELTA_TILE;
-        // SAFETY: by the caller's word.
-        let numbers = unsafe { self.memory.part(slot * self.slot_len + self.first + index * len, len) };
-        numbers.as_chunks_mut().0
     }
 }

@@ -9,7 +9,7 @@
 //! (decoding at a long context), the splits of an item are computed by different threads; the last one joins them.
 
 mod kernels;
-mod lanes;
+pub(super) mod lanes;
 mod quantised;
 mod queries;
 mod tier;
