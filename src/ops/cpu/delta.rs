@@ -186,17 +186,18 @@ unsafe fn tiles<L: Vectors>(work: &Tiles<'_>) {
 #[inline(always)]
 unsafe fn run<L: Vectors, const N: usize>(work: &Tiles<'_>, first: usize) {
     let (key_dim, tile_len) = (work.key_dim, work.key_dim * DELTA_TILE);
-    // SAFETY of all blocks: the caller's word; `q`, `k` and `v` are slices of a row.
-    let state = unsafe { work.state.add(first * tile_len) };
-    let at = |n: usize, i: usize| unsafe { state.add(n * tile_len + i * DELTA_TILE) };
+    let state = work.state.wrapping_add(first * tile_len);
+    let at = |n: usize, i: usize| state.wrapping_add(n * tile_len + i * DELTA_TILE);
     if work.fresh {
-        (0..N * tile_len).for_each(|i| unsafe { state.add(i).write(0.0) });
+        // SAFETY: the caller's word.
+        unsafe { state.write_bytes(0, N * tile_len) };
     }
     let scale = 1.0 / (key_dim as f32).sqrt();
     for (t, row) in work.qkv.chunks_exact(work.channels).enumerate() {
         let (q, k) = (&row[work.q..][..key_dim], &row[work.k..][..key_dim]);
         let v = &row[work.v + first * DELTA_TILE..][..N * DELTA_TILE];
         let (decay, strength) = (work.decay[t * work.value_heads], work.strength[t * work.value_heads]);
+        // SAFETY: the caller's word; `q` and `k` have `key_dim` elements, `v` those of `N` tiles.
         unsafe {
             let zero = L::splat(0.0);
             let (mut seen, mut read) = ([[zero; N]; 2], [[zero; N]; 2]);
@@ -215,17 +216,17 @@ unsafe fn run<L: Vectors, const N: usize>(work: &Tiles<'_>, first: usize) {
             let (both, decay) = (L::splat(L::reduce_add(both)), L::splat(decay));
             let (strength, scale) = (L::splat(strength), L::splat(scale));
             let mut change = [zero; N];
-            for n in 0..N {
+            for (n, change) in change.iter_mut().enumerate() {
                 let old = L::mul(decay, L::add(seen[0][n], seen[1][n]));
-                change[n] = L::mul(strength, L::sub(L::load(v[n * DELTA_TILE..].as_ptr()), old));
+                *change = L::mul(strength, L::sub(L::load(v[n * DELTA_TILE..].as_ptr()), old));
                 let before = L::mul(decay, L::add(read[0][n], read[1][n]));
                 let out = work.out.add(t * work.values + (first + n) * DELTA_TILE);
-                L::store(out, L::mul(scale, L::fma(both, change[n], before)));
+                L::store(out, L::mul(scale, L::fma(both, *change, before)));
             }
             for (i, &k) in k.iter().enumerate() {
                 let k = L::splat(k);
-                for n in 0..N {
-                    L::store(at(n, i), L::fma(k, change[n], L::mul(decay, L::load(at(n, i)))));
+                for (n, &change) in change.iter().enumerate() {
+                    L::store(at(n, i), L::fma(k, change, L::mul(decay, L::load(at(n, i)))));
                 }
             }
         }
