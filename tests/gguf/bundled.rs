@@ -1,7 +1,7 @@
 //! The committed models parse and bind to what is known of them.
 
 use omni_inferd::gguf::{self, File};
-use omni_inferd::model::{self, Architecture, RopeKind, RopeScaling};
+use omni_inferd::model::{self, Architecture, Mixer, RopeKind, RopeScaling};
 use omni_inferd::quant::DType;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ fn the_demo_model_binds() {
             (RopeKind::Neox, 32, 1e4, RopeScaling::None)
         );
         assert!(model.output.is_none() && model.ignored.is_empty());
-        assert_eq!(model.layers[0].attention.q.weight.dtype, dtype);
+        let Mixer::Attention(attention) = &model.layers[0].mixer;
+        assert_eq!(attention.q.weight.dtype, dtype);
         assert_eq!(model.tensors().len(), file.tensors.len());
         assert_eq!(model.weight_bytes(), file.tensors.iter().map(|t| t.size).sum::<u64>());
         assert_eq!(h.kv_bytes_per_token(DType::F16), 3 * 4 * 64 * 2);

@@ -3,7 +3,7 @@
 use super::raw::{Raw, array, load, read, sample, string};
 use omni_inferd::gguf::{Array, Error, File, SplitName, TensorInfo, Value, write::Builder};
 use omni_inferd::model::report::Report;
-use omni_inferd::model::{self, Model, RopeScaling};
+use omni_inferd::model::{self, Mixer, Model, RopeScaling};
 use omni_inferd::quant::DType;
 
 fn bound(mutate: impl FnOnce(&mut Raw)) -> Result<Model<TensorInfo>, String> {
@@ -64,7 +64,11 @@ fn optional_parts_are_taken() {
     assert_eq!(model.hparams.window, Some(128));
     assert_eq!(model.output.as_ref().unwrap().dtype, DType::Q8_0);
     assert_eq!(model.rope_factors.as_ref().unwrap().shape, [4]);
-    assert!(model.layers[3].attention.q.bias.is_some() && model.layers[2].attention.q.bias.is_none());
+    let biased = |i: usize| {
+        let Mixer::Attention(attention) = &model.layers[i].mixer;
+        attention.q.bias.is_some()
+    };
+    assert!(biased(3) && !biased(2));
     assert_eq!(model.ignored, ["blk.0.unheard_of.weight"]);
     let refused = bound(|r| r.add("blk.3.attn_q.bias", &[64], 1, 128)).unwrap_err();
     assert!(refused.contains("\"blk.3.attn_q.bias\" is of type F16: norms, biases"), "{refused}");
@@ -98,7 +102,8 @@ fn mapping_visits_every_tensor_once_and_stops_at_an_error() {
     assert!(paths.contains(&("layers.ffn.down.weight", "blk.4.ffn_down.weight".into())));
     let names = model.clone().try_map(|_, tensor| Ok::<_, ()>(tensor.name)).unwrap();
     assert_eq!(names.tensors().len(), 48);
-    assert_eq!(names.layers[1].attention.output.weight, "blk.1.attn_output.weight");
+    let Mixer::Attention(attention) = &names.layers[1].mixer;
+    assert_eq!(attention.output.weight, "blk.1.attn_output.weight");
     let mut calls = 0;
     let stopped = model.try_map(|path, _| {
         calls += 1;
