@@ -71,8 +71,8 @@ fn a_made_hybrid_runs() {
     assert_eq!(rows.len(), 2 * 2 * 2, "works, depths, batches");
     assert!(rows.iter().all(|row| row.avg_ts > 0.0 && row.model.starts_with("tiny-hybrid ")), "{rows:?}");
     let profile = serde_json::to_value(&rows[0]).unwrap()["profile"].clone();
-    let calls = |op: &str| profile.as_array().unwrap().iter().filter(|e| e["op"] == op).map(|e| &e["calls"]).count();
-    assert!(["delta_rule", "convolution", "attention", "sigmoid_mul"].iter().all(|op| calls(op) == 1), "{profile:#}");
+    let noted = |op: &str| profile.as_array().unwrap().iter().any(|entry| entry["op"] == op);
+    assert!(["delta_rule", "convolution", "attention", "sigmoid_mul"].into_iter().all(noted), "{profile:#}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn the_demo_model_binds() {
             (RopeKind::Neox, 32, 1e4, RopeScaling::None)
         );
         assert!(model.output.is_none() && model.ignored.is_empty());
-        let Mixer::Attention(attention) = &model.layers[0].mixer;
+        let Mixer::Attention(attention) = &model.layers[0].mixer else { panic!("it has attention") };
         assert_eq!(attention.q.weight.dtype, dtype);
         assert_eq!(model.tensors().len(), file.tensors.len());
         assert_eq!(model.weight_bytes(), file.tensors.iter().map(|t| t.size).sum::<u64>());

@@ -17,7 +17,7 @@ fn broken(mutate: Mutate) -> Vec<u8> {
 fn experts(raw: &mut super::raw::Raw, used: u32, groups: u32, groups_used: u32) {
     let keys = [("count", 8), ("used_count", used), ("group_count", groups), ("group_used_count", groups_used)];
     for (key, value) in keys {
-        raw.push(&format!("llama.expert_{key}"), 4, value.to_le_bytes());
+        raw.push(format!("llama.expert_{key}"), 4, value.to_le_bytes());
     }
 }
 

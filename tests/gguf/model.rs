@@ -65,7 +65,7 @@ fn optional_parts_are_taken() {
     assert_eq!(model.output.as_ref().unwrap().dtype, DType::Q8_0);
     assert_eq!(model.rope_factors.as_ref().unwrap().shape, [4]);
     let biased = |i: usize| {
-        let Mixer::Attention(attention) = &model.layers[i].mixer;
+        let Mixer::Attention(attention) = &model.layers[i].mixer else { panic!("it has attention") };
         attention.q.bias.is_some()
     };
     assert!(biased(3) && !biased(2));
@@ -102,7 +102,7 @@ fn mapping_visits_every_tensor_once_and_stops_at_an_error() {
     assert!(paths.contains(&("layers.ffn.down.weight", "blk.4.ffn_down.weight".into())));
     let names = model.clone().try_map(|_, tensor| Ok::<_, ()>(tensor.name)).unwrap();
     assert_eq!(names.tensors().len(), 48);
-    let Mixer::Attention(attention) = &names.layers[1].mixer;
+    let Mixer::Attention(attention) = &names.layers[1].mixer else { panic!("it has attention") };
     assert_eq!(attention.output.weight, "blk.1.attn_output.weight");
     let mut calls = 0;
     let stopped = model.try_map(|path, _| {
