@@ -186,19 +186,9 @@ fn the_closed_form_over_chunks_agrees_with_token_by_token() {
     let (mut decay, mut strength) = (layer.alpha.clone(), layer.beta.clone());
     reference::delta_gates(&mut decay, &mut strength, &layer.rate, &layer.bias);
     let (mut memory, mut out) = (vec![0.0; layer.slot_len()], vec![0.0; tokens * shape.values()]);
-    let state = StateLayer { memory: &mut memory, slot_len: layer.slot_len(), offset: OFFSET };
-    let seqs = &[seq(tokens, 0, true)];
-    let isa = tiers().last().unwrap();
-    let (decays, strengths, shape_of) = (&decay[..], &strength[..], &shape);
-    cpu(isa, 2).delta_rule(DeltaRule {
-        qkv: &qkv,
-        decay: decays,
-        strength: strengths,
-        shape: shape_of,
-        state,
-        seqs,
-        out: &mut out,
-    });
+    let (state, seqs) = (layer.state(&mut memory), &[seq(tokens, 0, true)]);
+    let rule = DeltaRule { qkv: &qkv, decay: &decay, strength: &strength, shape: &shape, state, seqs, out: &mut out };
+    cpu(tiers().last().unwrap(), 2).delta_rule(rule);
 
     let at = |t: usize, from: usize, i: usize| f64::from(qkv[t * channels + from + i]);
     let (mut worst, mut largest) = (0.0f64, 0.0f64);
