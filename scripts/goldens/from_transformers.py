@@ -4,7 +4,8 @@
   pip install numpy torch transformers gguf zstandard
   from_transformers.py OUT            writes for each of MODELS OUT/NAME.gguf.zst, a small model of random weights, and
                                       OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
-                                      (OUT/phi3-short.npy: over its first 32, phi3's original context)
+                                      (OUT/phi3-short.npy: over its first 32, phi3's original context);
+                                      for those with recurrent layers 8 rows more, of the prompt of 600 tokens in OUT/long.json
   from_transformers.py OUT --check    makes all of it again and compares: weights exactly, logits within 1e-5 of the range
 
 The second referee: it shares no code with llama.cpp. The weights go from transformers' modules to the file by the writer
@@ -83,6 +84,21 @@ MODELS = {
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(("deepseek-v2", "deepseek-v3", "glm-4.7-flash"), "deepseek2")}
+# With recurrent layers: gated delta net beside gated attention, norms around zero. Each another way to say which layers have
+# attention (both, an interval, a list), heads of q and k of another width than those of v, more of v than of k. Their seeds
+# count from 100.
+DELTA = dict(BASE, num_hidden_layers=4, max_position_embeddings=1024, rms_norm_eps=1e-6, head_dim=32,
+             rope_parameters=dict(PLAIN, partial_rotary_factor=0.25), linear_conv_kernel_dim=4, linear_num_key_heads=2,
+             linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=32)
+SHARED = dict(EXPERTS, num_experts=8, shared_expert_intermediate_size=80)
+TURNS = ["linear_attention", "full_attention"]
+HYBRIDS = {
+    "qwen3next": ("Qwen3Next", dict(DELTA, **SHARED, norm_topk_prob=True, layer_types=TURNS[:1] * 3 + TURNS[1:])),
+    "qwen35": ("Qwen3_5", dict(DELTA, layer_types=TURNS * 2)),
+    "qwen35moe": ("Qwen3_5Moe", dict(DELTA, **SHARED, layer_types=[TURNS[0], *TURNS, TURNS[0]], linear_num_value_heads=6)),
+}
+# Rows of a long prompt that are kept.
+LONG, LONG_ROWS = 600, [0, 63, 64, 127, 300, 511, 512, 599]
 PARTS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
@@ -91,11 +107,14 @@ PARTS = {
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
     "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b",
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "linear_attn.in_proj_qkv": "attn_qkv", "linear_attn.in_proj_z": "attn_gate", "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.in_proj_b": "ssm_beta", "linear_attn.in_proj_a": "ssm_alpha", "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm", "linear_attn.out_proj": "ssm_out",
     "self_attn.kv_b_proj": "attn_kv_b", "mlp.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     **{f"mlp.shared_expert{s}.{part}_proj": f"ffn_{part}_shexp" for s in ("", "s") for part in ("gate", "up", "down")},
 }
 # These files call the norm what transformers calls it: the one before the feed-forward, Gemma's after the attention.
-OTHER = {(name, "post_attention_layernorm"): "post_attention_norm" for name in ("glm4moe", "gpt-oss", "gemma3")}
+OTHER = {(name, "post_attention_layernorm"): "post_attention_norm" for name in ("glm4moe", "gpt-oss", "gemma3", *HYBRIDS)}
 ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -107,17 +126,20 @@ def weights(module):
 
 def model(name, number):
     """The module with weights that depend on nothing but numpy's generator."""
-    kind, settings = MODELS[name]
-    config = getattr(transformers, CONFIGS.get(kind, kind + "Config"))(**settings)
+    kind, settings = (MODELS | HYBRIDS)[name]
+    config = getattr(transformers, CONFIGS.get(kind, kind + ("TextConfig" if "_" in kind else "Config")))(**settings)
     module = getattr(transformers, kind + "ForCausalLM")(config).float().eval()
     random = np.random.default_rng(number)
     with torch.no_grad():
         for key, parameter in weights(module):
             values = torch.from_numpy(random.standard_normal(tuple(parameter.shape), dtype=np.float32))
-            one = 0 if name == "gemma3" else 1  # Gemma's norms add it themselves
-            values = one + 0.1 * values if "norm" in key else (0.2 if key.endswith("bias") else 0.12) * values
+            # Gemma's norms add one themselves, as those of models with recurrent layers do but for one of them.
+            centred = name == "gemma3" or name in HYBRIDS and not key.endswith("linear_attn.norm.weight")
+            values = (not centred) + 0.1 * values if "norm" in key else (0.2 if key.endswith("bias") else 0.12) * values
             if key.endswith(("sinks", "gate_up_proj")) and name == "gpt-oss":
                 values *= 5  # sinks of the scores' size, activations beyond what they are clamped to
+            if key.endswith("A_log"):
+                values = 10 * values - 2  # from long memory to short
             if key.endswith(("mlp.gate.weight", "mlp.router.weight")):
                 values *= 4  # decided choices: nearly equal scores would fall out differently by rounding
             # Few bits of mantissa: the file compresses.
@@ -126,6 +148,10 @@ def model(name, number):
 
 
 def tensor_name(name, key):
+    if key.endswith("linear_attn.A_log"):
+        return f"blk.{key.split('.')[2]}.ssm_a"
+    if key.endswith("linear_attn.dt_bias"):
+        return f"blk.{key.split('.')[2]}.ssm_dt.bias"
     stem, kind = key.rsplit(".", 1) if not key.endswith("sinks") else (key, "weight")
     if stem in ENDS:
         return f"{ENDS[stem]}.{kind}"
@@ -140,6 +166,8 @@ def tensors(name, module):
         value, layer = value.detach().numpy(), "".join(key.split(".")[2:3])
         if name in ("llama", "mixtral", "mistral3") and ("q_proj" in key or "k_proj" in key):
             value = interleaved(value, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
+        if name in HYBRIDS:
+            key, value = hybrid(name, config, key, value)
         if name == "gemma3" and "norm" in key:
             value = value + 1
         if name == "gpt-oss" and ".experts." in key:
@@ -153,6 +181,10 @@ def tensors(name, module):
             keys, values = np.split(value.reshape(config.num_attention_heads, -1, value.shape[-1]), [config.qk_nope_head_dim], 1)
             yield f"blk.{layer}.attn_k_b.weight", keys.swapaxes(1, 2)
             yield f"blk.{layer}.attn_v_b.weight", values
+        elif key.endswith("in_proj_qkvz.weight"):
+            qkv, gate = ungrouped(config, value)
+            yield f"blk.{layer}.attn_qkv.weight", qkv
+            yield f"blk.{layer}.attn_gate.weight", gate
         elif key.endswith("experts.gate_up_proj"):
             for part, half in zip(("gate", "up"), np.split(value, 2, axis=1)):
                 yield f"blk.{layer}.ffn_{part}_exps.weight", half
@@ -164,6 +196,53 @@ def tensors(name, module):
             yield tensor_name(name, key), value
 
 
+def hybrid(name, config, key, value):
+    """As files have it: norms around one, the decay's rate itself, heads of v in the order of their file."""
+    part = key.split("linear_attn.")[-1]
+    if key.endswith("norm.weight") and part != "norm.weight":
+        value = value + 1
+    if part == "A_log":
+        value = -np.exp(value)
+    if part == "conv1d.weight":
+        value = value.squeeze(1)
+    if name == "qwen3next":
+        return key, value
+    heads, rows = config.linear_num_value_heads, 2 * config.linear_num_key_heads * config.linear_key_head_dim
+    tile = lambda v: v.reshape(config.linear_num_key_heads, -1, len(v) // heads, *v.shape[1:]).swapaxes(0, 1).reshape(v.shape)
+    if part in ("in_proj_z.weight", "in_proj_b.weight", "in_proj_a.weight", "A_log", "dt_bias"):
+        value = tile(value)
+    if part in ("in_proj_qkv.weight", "conv1d.weight"):
+        value = np.concatenate([value[:rows], tile(value[rows:])])
+    if part == "out_proj.weight":
+        value = tile(value.T).T
+    return key, value
+
+
+def ungrouped(config, value):
+    """Rows of the input projection from key head by key head (q, k, v, gate) to all q, all k, all v, and all gates."""
+    heads, dim = config.linear_num_key_heads, config.linear_key_head_dim
+    wide = config.linear_num_value_heads // heads * config.linear_value_head_dim
+    parts = np.split(value.reshape(heads, -1, value.shape[-1]), np.cumsum([dim, dim, wide]), axis=1)
+    q, k, v, gate = (part.reshape(-1, value.shape[-1]) for part in parts)
+    return np.concatenate([q, k, v]), gate
+
+
+def write_recurrence(writer, name, config):
+    """Keys of a model with recurrent layers."""
+    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+    writer.add_ssm_state_size(config.linear_key_head_dim)
+    writer.add_ssm_group_count(config.linear_num_key_heads)
+    writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+    writer.add_ssm_inner_size(config.linear_num_value_heads * config.linear_value_head_dim)
+    if name != "qwen35":
+        recurrent = [kind == TURNS[0] for kind in config.layer_types]
+        writer.add_array(f"{name}.attention.recurrent_layers", recurrent)
+    if name != "qwen35moe":
+        writer.add_uint32(f"{name}.full_attention_interval", config.layer_types.index(TURNS[1]) + 1)
+    if name != "qwen3next":
+        writer.add_array(f"{name}.rope.dimension_sections", [2, 1, 1, 0])
+
+
 def write_routing(writer, name, config):
     """Keys of a model with experts."""
     get = lambda *keys: next((getattr(config, key) for key in keys if getattr(config, key, None) is not None), None)
@@ -173,7 +252,7 @@ def write_routing(writer, name, config):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if name in ("minimax-m2", "gpt-oss"):
         writer.add_expert_feed_forward_length(config.intermediate_size)
-    if name == "qwen2moe":
+    if name == "qwen2moe" or name in HYBRIDS:
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if name in ("glm4moe", *ARCHITECTURES.keys() - {"mixtral"}):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
@@ -238,9 +317,9 @@ def write(path, name, module):
     writer = gguf.GGUFWriter(path, ARCHITECTURES.get(name, name))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(getattr(config, "intermediate_size", BASE["intermediate_size"]))
     writer.add_head_count(config.num_attention_heads)
     if hasattr(config, "kv_lora_rank"):
         write_latent(writer, name, config)
@@ -257,6 +336,8 @@ def write(path, name, module):
     writer.add_token_list([f"t{i}".encode() for i in range(VOCAB)])
     writer.add_token_types([1] * VOCAB)
     writer.add_token_merges([])
+    if name in HYBRIDS:
+        write_recurrence(writer, name, config)
     if hasattr(config, "num_experts_per_tok"):
         write_routing(writer, name, config)
     for key, value in tensors(name, module):
@@ -276,17 +357,22 @@ def main():
         sys.exit(__doc__)
     out, check = sys.argv[1], len(sys.argv) == 3
     ids = np.random.default_rng(0).integers(3, VOCAB, TOKENS).tolist()
+    long_ids = np.random.default_rng(1).integers(3, VOCAB, LONG).tolist()
     faults = []
     if not check:
         json.dump(ids, open(f"{out}/ids.json", "w"))
-    elif json.load(open(f"{out}/ids.json")) != ids:
-        faults.append("ids.json differs")
-    for number, name in enumerate(MODELS):
+        json.dump({"ids": long_ids, "rows": LONG_ROWS}, open(f"{out}/long.json", "w"))
+    elif json.load(open(f"{out}/ids.json")) != ids or json.load(open(f"{out}/long.json"))["ids"] != long_ids:
+        faults.append("ids.json or long.json differs")
+    for number, name in [*enumerate(MODELS), *enumerate(HYBRIDS, 100)]:
         module = model(name, number)
         with torch.no_grad():
             found = {name: module(torch.tensor([ids])).logits[0].numpy()}
             if name == "phi3":
                 found["phi3-short"] = module(torch.tensor([ids[:SHORT]])).logits[0].numpy()
+            if name in HYBRIDS:
+                long = module(torch.tensor([long_ids])).logits[0, LONG_ROWS].numpy()
+                found[name] = np.concatenate([found[name], long])
         with tempfile.TemporaryDirectory() as folder:
             data = write(f"{folder}/{name}.gguf", name, module)
         if not check:
@@ -300,7 +386,7 @@ def main():
             golden = np.load(f"{out}/{key}.npy")
             if golden.shape != logits.shape or abs(golden - logits).max() > 1e-5 * np.ptp(golden):
                 faults.append(f"{key}.npy differs")
-    print("\n".join(faults) or f"{', '.join(MODELS)}: {'all as in' if check else 'written to'} {out}")
+    print("\n".join(faults) or f"{', '.join(MODELS | HYBRIDS)}: {'all as in' if check else 'written to'} {out}")
     sys.exit(bool(faults))
 
 

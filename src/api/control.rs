@@ -108,6 +108,9 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of KV cache reserved.
     pub kv_bytes: u64,
+    /// Bytes of recurrent state reserved, of all sequences and snapshots; 0 for a model without.
+    #[serde(default)]
+    pub state_bytes: u64,
     /// Context served, tokens.
     pub context: usize,
     /// Context trained, tokens.

@@ -191,6 +191,9 @@ fn tables(inspection: &Inspection) -> String {
     fact("weights", Some(size(report.bytes.weights)), "");
     fact("KV per token", report.bytes.kv_per_token.map(size), "bytes.kv_per_token");
     fact("KV at full context", report.bytes.kv_at_context.map(size), "");
+    if let Some(state) = report.bytes.state_per_sequence {
+        fact("state per sequence", Some(size(state)), "");
+    }
     fact("to load", report.bytes.load.map(|n| size(n) + " with one full context"), "");
     fact("file", Some(file_facts(inspection)), "");
     let mut text = format!("{}\n\n{}\n", facts.trim_fmt(), types(report).trim_fmt());

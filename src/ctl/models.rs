@@ -136,7 +136,10 @@ fn ps_text(models: &[ModelStatus], out: Output) -> String {
 fn ps_row(model: &ModelStatus) -> Vec<Cell> {
     let known = |text: Option<String>| Cell::new(text.unwrap_or_else(|| "-".into()));
     let stats = model.stats.as_ref();
-    let memory = model.info.as_ref().map(|info| output::bytes(info.weight_bytes.saturating_add(info.kv_bytes)));
+    let memory = model
+        .info
+        .as_ref()
+        .map(|info| output::bytes(info.weight_bytes.saturating_add(info.kv_bytes).saturating_add(info.state_bytes)));
     vec![
         Cell::new(&model.id),
         output::state(model.state),

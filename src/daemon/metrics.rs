@@ -50,6 +50,7 @@ struct Figures {
     cut: u64,
     weight_bytes: u64,
     kv_bytes: u64,
+    state_bytes: u64,
     load_seconds: f64,
     stats: Stats,
 }
@@ -67,6 +68,7 @@ impl Figures {
             cut: model.cut.load(Ordering::Relaxed),
             weight_bytes: info.weight_bytes,
             kv_bytes: info.kv_bytes,
+            state_bytes: info.state_bytes,
             load_seconds: status.load_seconds.unwrap_or_default(),
             stats: model.totals(),
         }
@@ -84,7 +86,7 @@ struct Scrape {
 type Gauge = (&'static str, &'static str, fn(&Figures) -> f64);
 type Counter = (&'static str, &'static str, fn(&Figures) -> f64);
 
-const GAUGES: [Gauge; 9] = [
+const GAUGES: [Gauge; 10] = [
     ("model_requests_active", "Requests in flight through the daemon", |m| m.active as f64),
     ("model_sequences_running", "Sequences that the engine runs", |m| m.stats.running as f64),
     ("model_requests_waiting", "Requests in the engine's queue", |m| m.stats.waiting as f64),
@@ -92,6 +94,7 @@ const GAUGES: [Gauge; 9] = [
     ("model_kv_blocks_used", "KV cache blocks in use", |m| m.stats.kv_blocks_used as f64),
     ("model_weight_bytes", "Bytes of weights resident", |m| m.weight_bytes as f64),
     ("model_kv_bytes", "Bytes reserved for the KV cache", |m| m.kv_bytes as f64),
+    ("model_state_bytes", "Bytes reserved for recurrent state", |m| m.state_bytes as f64),
     ("model_load_seconds", "Duration of the last load", |m| m.load_seconds),
     ("model_engine_beat_age_seconds", "Since the engine last came round its loop", |m| {
         m.stats.beat_age_ms as f64 / 1e3

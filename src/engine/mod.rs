@@ -124,6 +124,8 @@ pub struct Stats {
     pub kv_blocks_used: usize,
     /// Unused blocks that hold a prefix for reuse.
     pub kv_blocks_cached: usize,
+    /// Snapshots of recurrent state that are held for reuse.
+    pub state_snapshots: usize,
     pub prompt_tokens_total: u64,
     pub cached_tokens_total: u64,
     pub completion_tokens_total: u64,

@@ -15,6 +15,10 @@ use std::sync::{Arc, mpsc};
 /// Prompt rows per step whose log-probabilities are asked for: bounds the logits' buffer.
 const PROMPT_LOGITS: usize = 32;
 
+/// Snapshots of recurrent state for each sequence at once: the end of its prompt, the end of what it generated, and one
+/// where prompts part.
+const SNAPSHOTS: usize = 3;
+
 /// How to run a model.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -68,6 +72,8 @@ pub struct ModelFacts {
     pub parameters: u64,
     pub weight_bytes: u64,
     pub kv_bytes: u64,
+    /// Recurrent state of all sequences and snapshots; 0 for a model without.
+    pub state_bytes: u64,
     pub scratch_bytes: u64,
     /// Context served, tokens.
     pub context: usize,
@@ -147,9 +153,9 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
     let wish = Wish { context: options.context, parallel: options.parallel };
     let placement = plan::place(&model.hparams, weight_bytes, &wish, available, |context, parallel| {
-        needs(&model, options, &limits(options, context, parallel), threads)
+        needs(&model, options, &limits(&model.hparams, options, context, parallel), threads)
     })?;
-    let limits = limits(options, placement.context, placement.parallel);
+    let limits = limits(&model.hparams, options, placement.context, placement.parallel);
     let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
     let mut watch = |now: Progress| {
         facts.read_by = now.method.to_string();
@@ -182,7 +188,7 @@ pub fn open(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(Progr
     Ok(Opened { handle: Handle::new(shared, inbox, thread), facts, metadata: source.header.metadata })
 }
 
-fn limits(options: &EngineOptions, context: usize, parallel: usize) -> Limits {
+fn limits(model: &Hparams, options: &EngineOptions, context: usize, parallel: usize) -> Limits {
     Limits {
         blocks: context.div_ceil(KV_BLOCK).saturating_mul(parallel),
         block_tokens: KV_BLOCK,
@@ -191,6 +197,7 @@ fn limits(options: &EngineOptions, context: usize, parallel: usize) -> Limits {
         prefill_chunk: options.prefill_chunk.min(context),
         prompt_logits: PROMPT_LOGITS,
         context,
+        snapshots: model.recurrence.as_ref().map(|_| parallel.saturating_mul(SNAPSHOTS)),
     }
 }
 
@@ -199,6 +206,7 @@ fn needs(model: &Model<TensorInfo>, options: &EngineOptions, limits: &Limits, th
     let scratch = exec::scratch_bytes(model, &exec_options(options, limits), threads);
     Needs {
         kv_bytes: exec::kv_bytes(&model.hparams, options.kv_type, limits.blocks),
+        state_bytes: exec::state_bytes(&model.hparams, limits.state_slots()),
         scratch_bytes: scratch.saturating_add(Engine::bytes(limits, model.hparams.vocab)),
     }
 }
@@ -209,6 +217,7 @@ fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
         kv_type: options.kv_type,
         context: limits.context,
         kv_blocks: limits.blocks,
+        state_slots: limits.state_slots(),
         max_rows: limits.max_rows(),
         max_logit_rows: limits.max_logit_rows(),
     }
@@ -230,6 +239,7 @@ fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &En
         parameters,
         weight_bytes: placement.weight_bytes,
         kv_bytes: placement.kv_bytes,
+        state_bytes: placement.state_bytes,
         scratch_bytes: placement.scratch_bytes,
         context: placement.context,
         trained_context: hparams.context,

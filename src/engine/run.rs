@@ -3,7 +3,7 @@
 use super::FinishReason;
 use super::shared::Shared;
 use super::stream::{Drawn, Stream, Submission};
-use crate::exec::{self, Executor, SeqSlice};
+use crate::exec::{self, Executor, SeqSlice, StateSave, StateUse};
 use crate::sample::{SampleError, Scratch};
 use crate::sched::{Batch, Item, Limits, Rows, Scheduler, SeqId};
 use std::any::Any;
@@ -98,6 +98,9 @@ impl Engine {
                 stream.admit(now);
             }
         }
+        for restore in &self.batch.restores {
+            self.exec.copy_state(restore.from, restore.to);
+        }
         if !self.batch.items.is_empty() {
             self.announce();
             self.step();
@@ -171,13 +174,16 @@ impl Engine {
         let Engine { exec, sched, batch, logit_rows, streams, scratch, shared, .. } = self;
         logit_rows.clear();
         let mut seqs = Vec::with_capacity(batch.items.len());
+        let mut states = Vec::with_capacity(batch.items.len());
         for item in &batch.items {
             let blocks = sched.blocks(item.seq);
             seqs.push(SeqSlice { first_row: item.first_row, rows: item.rows, start: item.start, blocks });
+            let save = item.save.map(|save| StateSave { rows: save.rows, slot: save.slot });
+            states.push(StateUse { slot: item.slot, save });
             logit_rows.extend(wanted(item));
         }
         let vocab = exec.hparams().vocab;
-        let step = exec::Batch { tokens: &batch.tokens, seqs: &seqs, logit_rows };
+        let step = exec::Batch { tokens: &batch.tokens, seqs: &seqs, states: &states, logit_rows };
         let mut logits = exec.forward(&step, &mut || shared.beat());
         drop(seqs);
         sched.complete(batch);
@@ -222,6 +228,7 @@ impl Engine {
             stats.scratch_bytes = scratch;
             stats.kv_blocks_used = pool.used();
             stats.kv_blocks_cached = pool.cached();
+            stats.state_snapshots = self.sched.snapshots();
         });
     }
 }

@@ -4,6 +4,7 @@
 //! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
 use super::Options;
+use super::delta::Delta;
 use super::experts::rule;
 use super::latent::{self, LatentBuffers};
 use crate::model::{Hparams, Matrix, Model, Routing};
@@ -66,6 +67,8 @@ pub(super) struct Buffers {
     pub routed: Option<Routed>,
     /// Of models with latent attention.
     pub latent: Option<LatentBuffers>,
+    /// Of models with a recurrent state.
+    pub delta: Option<Delta>,
     /// Rows that want logits, gathered.
     pub head: Buffer,
     pub logits: Buffer,
@@ -103,7 +106,12 @@ impl Buffer {
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
-        f32_bytes(self.data.capacity())
+        f32_bytes(self.capacity())
+    }
+
+    /// Elements reserved.
+    pub(super) fn capacity(&self) -> usize {
+        self.data.capacity()
     }
 
     /// Room for `rows` rows of `width` elements, at most the buffer's own.
@@ -147,6 +155,7 @@ impl Buffers {
         let positions = Vec::with_capacity(rows);
         let routed = h.routing.as_ref().map(|routing| Routed::new(h, routing, rows));
         let latent = h.latent.as_ref().map(|latent| LatentBuffers::new(h.heads, latent, rows));
+        let delta = Delta::new(h, rows);
         Buffers {
             residual,
             branch,
@@ -158,6 +167,7 @@ impl Buffers {
             up,
             routed,
             latent,
+            delta,
             head,
             logits,
             angles,
@@ -174,19 +184,21 @@ impl Buffers {
         let logits = f32_bytes(per_logit_row.iter().sum()).saturating_mul(logit_rows as u64);
         let routed = h.routing.as_ref().map_or(0, |routing| Routed::bytes(h, routing, rows));
         let latent = h.latent.as_ref().map_or(0, |latent| LatentBuffers::bytes(h.heads, latent, rows));
-        let rows = f32_bytes(per_row).saturating_mul(rows as u64);
-        rows.saturating_add(logits).saturating_add(routed).saturating_add(latent)
+        let special = routed.saturating_add(latent).saturating_add(Delta::bytes(h, rows));
+        f32_bytes(per_row).saturating_mul(rows as u64).saturating_add(logits).saturating_add(special)
     }
 
     /// Bytes reserved.
     pub(super) fn reserved(&self) -> u64 {
         let Buffers { residual, branch, q, k, v, attention, gate, up, head, logits, .. } = self;
-        let Buffers { routed, latent, angles, windowed_angles, positions, .. } = self;
+        let Buffers { routed, latent, delta, angles, windowed_angles, positions, .. } = self;
         let buffers = [residual, branch, q, k, v, attention, gate, up, head, logits];
         let elements: usize = buffers.iter().map(|b| b.data.capacity()).sum();
-        let routed = routed.as_ref().map_or(0, Routed::reserved) + latent.as_ref().map_or(0, LatentBuffers::reserved);
+        let special = routed.as_ref().map_or(0, Routed::reserved)
+            + latent.as_ref().map_or(0, LatentBuffers::reserved)
+            + delta.as_ref().map_or(0, Delta::reserved);
         let angles = [angles, windowed_angles].map(|angles| angles.sin.capacity() + angles.cos.capacity());
-        f32_bytes(elements + angles.iter().sum::<usize>() + positions.capacity()) + routed
+        f32_bytes(elements + angles.iter().sum::<usize>() + positions.capacity()) + special
     }
 }
 

@@ -1,12 +1,15 @@
 //! The forward pass, top to bottom as in the papers' block diagrams: LLaMA (arXiv 2302.13971) with grouped-query
-//! attention (2305.13245), Qwen2's biases (2407.10671) and Qwen3's q/k norms (2505.09388) where the file has them.
+//! attention (2305.13245), Qwen2's biases (2407.10671) and Qwen3's q/k norms (2505.09388) where the file has them;
+//! Qwen3-Next's gated attention and, in `delta`, its recurrent layers.
 
 use super::buffers::Buffers;
+use super::delta::Delta;
 use super::kv::KvCache;
 use super::rope::Tables;
+use super::state::StateCache;
 use super::{Batch, Executor};
 use crate::model::{Activation, Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
-use crate::ops::{self, MatMul, SeqSlice, Tensor, cpu};
+use crate::ops::{self, MatMul, Regroup, SeqSlice, Tensor, cpu};
 
 /// What every block of a step needs besides its weights.
 pub(super) struct Step<'a> {
@@ -15,6 +18,7 @@ pub(super) struct Step<'a> {
     pub(super) scratch: &'a mut cpu::Scratch,
     pub(super) rope: &'a Tables,
     pub(super) kv: &'a mut KvCache,
+    pub(super) state: &'a mut StateCache,
     pub(super) buffers: &'a mut Buffers,
     pub(super) seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
@@ -28,7 +32,7 @@ impl Executor {
     /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
     /// caller and panics.
     pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
-        let Executor { model, cpu, scratch, rope, kv, buffers, ups } = self;
+        let Executor { model, cpu, scratch, rope, kv, state, buffers, ups } = self;
         let hparams = &model.hparams;
         let rows = batch.tokens.len();
         buffers.positions.clear();
@@ -41,13 +45,25 @@ impl Executor {
             windowed.angles(&buffers.positions, &mut buffers.windowed_angles);
         }
 
+        if let Some(delta) = &mut buffers.delta {
+            delta.begin(batch);
+        }
+
         cpu.embed(&model.embedding, batch.tokens, hparams.embedding_scale, buffers.residual.rows(rows));
-        let mut step = Step { hparams, cpu, scratch, rope, kv, buffers, seqs: batch.seqs, rows };
+        let mut step = Step { hparams, cpu, scratch, rope, kv, state, buffers, seqs: batch.seqs, rows };
+        // Each kind of layer has a cache of its own, with room for no other.
+        let (mut in_kv, mut in_state) = (0, 0);
         for (index, layer) in model.layers.iter().enumerate() {
             step.norm(&layer.attn_norm);
             match &layer.mixer {
-                Mixer::Attention(attention) => step.attention(index, attention),
-                Mixer::Latent(latent) => step.latent(index, latent, &ups[index]),
+                Mixer::Attention(attention) => step.attention(in_kv, hparams.window_of(index), attention, false),
+                Mixer::GatedAttention(attention) => step.attention(in_kv, None, attention, true),
+                Mixer::Latent(latent) => step.latent(in_kv, latent, &ups[in_kv]),
+                Mixer::DeltaNet(net) => step.delta_net(in_state, net),
+            }
+            match &layer.mixer {
+                Mixer::DeltaNet(_) => in_state += 1,
+                _ => in_kv += 1,
             }
             step.post_norm(layer.mixer_post_norm.as_ref());
             step.add_branch();
@@ -86,20 +102,29 @@ impl Step<'_> {
         }
     }
 
-    /// branch = attention(branch)
-    fn attention(&mut self, index: usize, weights: &Attention<Tensor>) {
+    /// branch = attention(branch), scaled by the gate beside q where it is `gated`; `index` counts the layers with a cache.
+    fn attention(&mut self, index: usize, window: Option<usize>, weights: &Attention<Tensor>, gated: bool) {
         let Step { hparams: h, cpu, scratch, rope, seqs, rows, .. } = self;
         let rows = *rows;
-        let Buffers { branch, q, k, v, attention, angles, windowed_angles, positions, .. } = &mut *self.buffers;
-        let window = h.window_of(index);
+        let Buffers { branch, q, k, v, attention, delta, angles, windowed_angles, positions, .. } = &mut *self.buffers;
         let (angles, rope) = match &rope.windowed {
             Some(windowed) if window.is_some() => (windowed_angles, windowed),
             _ => (angles, &rope.all),
         };
         let (q, k, v, attention) = (q.rows(rows), k.rows(rows), v.rows(rows), attention.rows(rows));
+        let mut gating = delta.as_mut().filter(|_| gated).map(|Delta { mixed, gate, .. }| {
+            let width = h.heads * h.value_dim;
+            (mixed.narrow(rows, h.heads * h.key_dim + width), gate.narrow(rows, width), width)
+        });
 
-        let mut qkv = [product(&weights.q, q), product(&weights.k, k), product(&weights.v, v)];
+        let query = gating.as_mut().map_or(&mut *q, |(mixed, ..)| &mut **mixed);
+        let mut qkv = [product(&weights.q, query), product(&weights.k, k), product(&weights.v, v)];
         cpu.matmul(branch.rows(rows), &mut qkv, scratch);
+        if let Some((mixed, gate, width)) = &mut gating {
+            let part = |first, width| Regroup { groups: h.heads, stride: h.key_dim + h.value_dim, first, width, at: 0 };
+            cpu.regroup(mixed, &part(0, h.key_dim), q, h.heads * h.key_dim);
+            cpu.regroup(mixed, &part(h.key_dim, h.value_dim), gate, *width);
+        }
         if let Some(norm) = &weights.q_norm {
             cpu.rms_norm_heads(q, norm, h.rms_eps);
         }
@@ -123,6 +148,9 @@ impl Step<'_> {
             sinks: sinks.as_deref(),
             out: attention,
         });
+        if let Some((_, gate, _)) = gating {
+            cpu.sigmoid_mul(attention, gate);
+        }
         cpu.matmul(attention, &mut [product(&weights.output, branch.rows(rows))], scratch);
     }
 

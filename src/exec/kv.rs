@@ -83,14 +83,14 @@ impl std::str::FromStr for KvType {
     }
 }
 
-/// Bytes of a cache of `blocks` blocks for all layers of `model`. Exact.
+/// Bytes of a cache of `blocks` blocks for all layers of `model` that have attention. Exact.
 pub fn kv_bytes(model: &Hparams, kv_type: KvType, blocks: usize) -> u64 {
     let shape = kv_type.shape(model);
     let per_block = (shape.key_block_bytes() + shape.value_block_bytes()) as u64;
-    per_block.saturating_mul(model.layers as u64).saturating_mul(blocks as u64)
+    per_block.saturating_mul(model.kv_layers() as u64).saturating_mul(blocks as u64)
 }
 
-/// Keys and values of all layers: for each layer its keys, then its values, laid out as [`KvShape`] says.
+/// Keys and values of all layers with attention: for each of them its keys, then its values, laid out as [`KvShape`] says.
 pub(super) struct KvCache {
     memory: Mapping,
     shape: KvShape,
@@ -111,7 +111,7 @@ impl KvCache {
         self.memory.as_ref().len()
     }
 
-    /// One layer's part.
+    /// One layer's part; only those with attention count.
     pub(super) fn layer(&mut self, index: usize) -> KvLayer<'_> {
         let key_bytes = self.blocks * self.shape.key_block_bytes();
         let value_bytes = self.blocks * self.shape.value_block_bytes();

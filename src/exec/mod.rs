@@ -7,25 +7,29 @@
 //! there the cut shows in the last bits.)
 
 mod buffers;
+mod delta;
 mod experts;
 mod forward;
 mod kv;
 mod latent;
 mod rope;
 mod solo;
+mod state;
 
 pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
 pub use crate::ops::profile::Entry as ProfileEntry;
-pub use crate::ops::{KV_BLOCK, SeqSlice};
+pub use crate::ops::{KV_BLOCK, SeqSlice, StateSave};
 pub use buffers::scratch_bytes;
 pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
+pub use state::state_bytes;
 
 use crate::model::{Hparams, Matrix, Model};
 use crate::ops::{self, Tensor, cpu};
 use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
+use state::StateCache;
 
 /// Why a model cannot be made ready to run.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,14 @@ pub enum Error {
     /// No address space for the KV cache.
     #[error("cannot reserve {bytes} bytes for the KV cache: {source}; lower the context or the parallel sequences")]
     Kv {
+        /// Wanted.
+        bytes: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// No address space for recurrent states.
+    #[error("cannot reserve {bytes} bytes for recurrent states: {source}; lower the parallel sequences")]
+    State {
         /// Wanted.
         bytes: usize,
         /// The system's reason.
@@ -74,6 +86,8 @@ pub struct Options {
     pub context: usize,
     /// Blocks of the KV cache, [`KV_BLOCK`] tokens each.
     pub kv_blocks: usize,
+    /// Recurrent states, of sequences and snapshots together; without meaning for a model that has none.
+    pub state_slots: usize,
     /// Most rows of a batch.
     pub max_rows: usize,
     /// Most rows of a batch that want logits.
@@ -87,8 +101,19 @@ pub struct Batch<'a> {
     pub tokens: &'a [u32],
     /// The rows' sequences: consecutive, covering all rows.
     pub seqs: &'a [SeqSlice<'a>],
+    /// Recurrent state of each sequence, no slot named twice; not looked at for a model that has none.
+    pub states: &'a [StateUse],
     /// Rows whose logits are wanted, ascending.
     pub logit_rows: &'a [usize],
+}
+
+/// What becomes of a sequence's recurrent state in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateUse {
+    /// Its slot. A sequence that begins in this step begins with zeros, whatever lies there.
+    pub slot: usize,
+    /// A snapshot to be made on the way.
+    pub save: Option<StateSave>,
 }
 
 /// A model ready to run.
@@ -98,6 +123,7 @@ pub struct Executor {
     scratch: cpu::Scratch,
     rope: rope::Tables,
     kv: KvCache,
+    state: StateCache,
     buffers: Buffers,
     /// Of layers with latent attention, in order; they are all or none.
     ups: Vec<latent::Up>,
@@ -114,9 +140,10 @@ impl Executor {
         let scratch = cpu::Scratch::with_size(&buffers::acts_size(&model, options));
         let rope = rope::Tables::new(&model, options.context);
         let kv = KvCache::new(&model.hparams, options.kv_type, options.kv_blocks)?;
+        let state = StateCache::new(&model.hparams, options.state_slots)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
         let ups = latent::ups(&model, options, &cpu)?;
-        Ok(Executor { model, cpu, scratch, rope, kv, buffers, ups })
+        Ok(Executor { model, cpu, scratch, rope, kv, state, buffers, ups })
     }
 
     /// The model's numbers.
@@ -160,7 +187,7 @@ impl Executor {
         // A latent's values are a part of its keys.
         let value_dim = if self.model.hparams.latent.is_some() { 0 } else { value_dim };
         let (k, v) = (noise(KV_BLOCK * kv_heads * key_dim), noise(KV_BLOCK * kv_heads * value_dim));
-        for layer in 0..self.model.hparams.layers {
+        for layer in 0..self.model.hparams.kv_layers() {
             let mut cache = self.kv.layer(layer);
             for start in (0..tokens).step_by(KV_BLOCK) {
                 let rows = KV_BLOCK.min(tokens - start);
@@ -168,6 +195,16 @@ impl Executor {
                 self.cpu.kv_write(&mut cache, k, v, &[SeqSlice { first_row: 0, rows, start, blocks }]);
             }
         }
+    }
+
+    /// Copies a recurrent state from one slot to another: a sequence goes on from a snapshot.
+    pub fn copy_state(&mut self, from: usize, to: usize) {
+        self.state.copy(from, to);
+    }
+
+    /// Bytes reserved for recurrent states.
+    pub fn state_bytes(&self) -> usize {
+        self.state.bytes()
     }
 
     /// Bytes reserved for the KV cache.

@@ -1,9 +1,9 @@
 //! One sequence alone, without a scheduler: for commands that work on a file, for benchmarks and tests.
 
-use super::{Batch, Executor, KV_BLOCK, SeqSlice};
+use super::{Batch, Executor, KV_BLOCK, SeqSlice, StateUse};
 
 /// Feeds one sequence to an executor, chunk by chunk. Only one may use an executor at a time: it takes the cache's blocks
-/// from the first on.
+/// from the first on, and the first slot of recurrent state.
 pub struct Solo<'a> {
     exec: &'a mut Executor,
     blocks: Vec<u32>,
@@ -51,6 +51,7 @@ impl<'a> Solo<'a> {
             Wanted::All => (0..rows).collect(),
         };
         let seqs = [SeqSlice { first_row: 0, rows, start, blocks: &self.blocks }];
-        self.exec.forward(&Batch { tokens, seqs: &seqs, logit_rows: &logit_rows }, &mut || ())
+        let states = [StateUse { slot: 0, save: None }];
+        self.exec.forward(&Batch { tokens, seqs: &seqs, states: &states, logit_rows: &logit_rows }, &mut || ())
     }
 }

@@ -66,6 +66,15 @@ impl<'a> Binder<'a> {
         Ok(Some(tensor))
     }
 
+    /// An F32 matrix `[rows, cols]` that is no product's weight.
+    pub(super) fn float_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<TensorInfo, Error> {
+        let tensor = self.take(name, &[cols as u64, rows as u64])?.ok_or_else(|| missing(name))?;
+        if tensor.dtype != DType::F32 {
+            return Err(wrong_type(&tensor, NOT_F32));
+        }
+        Ok(tensor)
+    }
+
     /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
     pub(super) fn linear(
         &mut self,
@@ -163,7 +172,7 @@ fn missing(name: &str) -> Error {
     Error::MissingTensor { tensor: name.into() }
 }
 
-const NOT_F32: &str = "norms, biases and factors must be F32";
+const NOT_F32: &str = "norms, biases, factors and convolutions must be F32";
 
 fn undecodable(tensor: &TensorInfo) -> Error {
     wrong_type(tensor, "this build has no decoder for it; choose another quantisation")

@@ -92,7 +92,14 @@ impl Keys<'_> {
 impl Architecture {
     /// Whether it never has experts.
     pub(super) fn is_dense(self) -> bool {
-        matches!(self, Architecture::Gemma3 | Architecture::Phi3 | Architecture::Qwen2 | Architecture::Qwen3)
+        matches!(
+            self,
+            Architecture::Gemma3
+                | Architecture::Phi3
+                | Architecture::Qwen2
+                | Architecture::Qwen3
+                | Architecture::Qwen35
+        )
     }
 
     /// Of its feed-forward layers.

@@ -1,6 +1,8 @@
 //! Metadata to [`Hparams`]: every number checked once, here, so that nobody after it divides by zero or overflows.
 
-use super::{Architecture, Error, Gating, Hparams, LatentDims, Rope, RopeKind, RopeScaling, Routing};
+use super::{
+    Architecture, Error, Gating, HeadOrder, Hparams, LatentDims, Recurrence, Rope, RopeKind, RopeScaling, Routing,
+};
 use crate::gguf::{File, FromValue, Metadata, Strings};
 
 /// The keys of one architecture.
@@ -72,6 +74,7 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
         activation: architecture.activation(),
         embedding_scale: architecture.embedding_scale(d_model),
         logit_cap: keys.logit_cap()?,
+        recurrence: keys.recurrence(architecture, layers)?,
     })
 }
 
@@ -304,6 +307,57 @@ impl<'a> Keys<'a> {
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),
             other => Err(self.bad("expert_gating_func", other, "1 (softmax), 2 (sigmoid) and 3 are supported")),
+        }
+    }
+
+    /// The recurrent layers of a hybrid architecture; `None` for any other.
+    fn recurrence(&self, architecture: Architecture, layers: usize) -> Result<Option<Recurrence>, Error> {
+        let order = match architecture {
+            Architecture::Qwen3Next => HeadOrder::Grouped,
+            Architecture::Qwen35 | Architecture::Qwen35Moe => HeadOrder::Tiled,
+            _ => return Ok(None),
+        };
+        // Far above what any model has, and products of three fit.
+        const MOST: usize = 1 << 16;
+        let bounded = |name: &str, lowest: usize, most: usize| match self.positive(name)? {
+            value if (lowest..=most).contains(&value) => Ok(value),
+            value => Err(self.bad(name, value, format!("it must be from {lowest} to {most}"))),
+        };
+        let kernel = bounded("ssm.conv_kernel", 2, 8)?;
+        let (key_heads, value_heads) = (bounded("ssm.group_count", 1, MOST)?, bounded("ssm.time_step_rank", 1, MOST)?);
+        if !value_heads.is_multiple_of(key_heads) {
+            let problem = format!("it must be a multiple of the {key_heads} key heads (ssm.group_count)");
+            return Err(self.bad("ssm.time_step_rank", value_heads, problem));
+        }
+        // Kernels take a head's dimensions by sixteen.
+        let key_dim = bounded("ssm.state_size", 16, MOST)?;
+        if !key_dim.is_multiple_of(16) {
+            return Err(self.bad("ssm.state_size", key_dim, "it must be a multiple of 16"));
+        }
+        let inner = self.positive("ssm.inner_size")?;
+        let value_dim = inner / value_heads;
+        if value_dim * value_heads != inner || !value_dim.is_multiple_of(16) || value_dim > MOST {
+            let problem =
+                format!("it must be a multiple of 16 for each of the {value_heads} heads (ssm.time_step_rank)");
+            return Err(self.bad("ssm.inner_size", inner, problem));
+        }
+        let attention = self.attention_layers(layers)?;
+        Ok(Some(Recurrence { attention, kernel, key_heads, value_heads, key_dim, value_dim, order }))
+    }
+
+    /// Which of a hybrid's layers have attention: said one by one, or each n-th.
+    fn attention_layers(&self, layers: usize) -> Result<Vec<bool>, Error> {
+        const LIST: &str = "attention.recurrent_layers";
+        match self.get::<&[bool]>(LIST)? {
+            Some(list) if list.len() >= layers => Ok(list[..layers].iter().map(|&recurrent| !recurrent).collect()),
+            Some(list) => {
+                let found = format!("an array of {}", list.len());
+                Err(self.bad(LIST, found, format!("it must say it of all {layers} layers")))
+            }
+            None => {
+                let interval = self.optional_positive("full_attention_interval")?.unwrap_or(4);
+                Ok((1..=layers).map(|nth| nth.is_multiple_of(interval)).collect())
+            }
         }
     }
 

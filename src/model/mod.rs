@@ -18,12 +18,15 @@ mod minimax;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3next;
+mod recurrence;
 pub mod report;
 mod walk;
 
 pub use deepseek2::{KeyValueUp, Latent, LatentDims, QueryDown};
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
+pub use recurrence::{DeltaGates, DeltaInput, DeltaNet, HeadOrder, Recurrence};
 pub use walk::Matrix;
 
 use crate::gguf::{File, TensorInfo};
@@ -44,12 +47,15 @@ pub enum Architecture {
     Qwen2,
     Qwen2Moe,
     Qwen3,
+    Qwen35,
+    Qwen35Moe,
     Qwen3Moe,
+    Qwen3Next,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 12] = [
+    pub const ALL: [Architecture; 15] = [
         Architecture::Deepseek2,
         Architecture::Gemma3,
         Architecture::Glm4Moe,
@@ -61,7 +67,10 @@ impl Architecture {
         Architecture::Qwen2,
         Architecture::Qwen2Moe,
         Architecture::Qwen3,
+        Architecture::Qwen35,
+        Architecture::Qwen35Moe,
         Architecture::Qwen3Moe,
+        Architecture::Qwen3Next,
     ];
 
     /// As `general.architecture` has it, and as the prefix of its keys.
@@ -78,7 +87,10 @@ impl Architecture {
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen2Moe => "qwen2moe",
             Architecture::Qwen3 => "qwen3",
+            Architecture::Qwen35 => "qwen35",
+            Architecture::Qwen35Moe => "qwen35moe",
             Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::Qwen3Next => "qwen3next",
         }
     }
 
@@ -110,6 +122,9 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
         Architecture::Phi3 => phi3::bind(&mut binder, hparams),
         Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::bind(&mut binder, hparams),
         Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::bind(&mut binder, hparams),
+        Architecture::Qwen35 | Architecture::Qwen35Moe | Architecture::Qwen3Next => {
+            qwen3next::bind(&mut binder, hparams)
+        }
     }?;
     model.ignored = binder.unused();
     Ok(model)
@@ -214,6 +229,8 @@ pub struct Hparams {
     pub embedding_scale: f32,
     /// `logits = cap · tanh(logits / cap)`.
     pub logit_cap: Option<f32>,
+    /// Layers with a recurrent state among those with attention.
+    pub recurrence: Option<Recurrence>,
 }
 
 impl Hparams {
@@ -288,6 +305,11 @@ pub enum Mixer<T> {
     Attention(Attention<T>),
     /// Attention over a cached latent that all heads' keys and values are made from.
     Latent(Box<Latent<T>>),
+    /// Grouped-query attention whose output is scaled by the sigmoid of a gate: q is `[heads * (key_dim + value_dim), d_model]`,
+    /// each head's query and then its gate.
+    GatedAttention(Attention<T>),
+    /// A recurrent state per head.
+    DeltaNet(Box<DeltaNet<T>>),
 }
 
 /// Feed-forward of a block.

@@ -104,7 +104,9 @@ pub struct Bytes {
     pub kv_per_token: Option<u64>,
     /// A whole trained context of it.
     pub kv_at_context: Option<u64>,
-    /// Weights and one whole context; scratch buffers come on top.
+    /// Recurrent state of one sequence, whatever its length; `None` for a model without, or one that does not run here.
+    pub state_per_sequence: Option<u64>,
+    /// Weights, one whole context and one recurrent state; scratch buffers come on top.
     pub load: Option<u64>,
 }
 
@@ -122,6 +124,7 @@ impl Report {
         let unused = bound.as_ref().map(|model| model.ignored.clone()).unwrap_or_default();
         let weights = file.tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.size));
         let kv_at_context = kv_per_token.zip(context).map(|(bytes, tokens)| bytes.saturating_mul(tokens));
+        let state = bound.as_ref().ok().map(|model| model.hparams.state_bytes()).filter(|&bytes| bytes > 0);
         let warnings = bound.as_ref().map(|model| warnings(&model.ignored)).unwrap_or_default();
         let reasons = bound.err().map(|error| reasons(file, &error)).unwrap_or_default();
         Report {
@@ -143,7 +146,8 @@ impl Report {
                 weights,
                 kv_per_token,
                 kv_at_context,
-                load: kv_at_context.map(|kv| kv.saturating_add(weights)),
+                state_per_sequence: state,
+                load: kv_at_context.map(|kv| kv.saturating_add(weights).saturating_add(state.unwrap_or(0))),
             },
             sources: keys.sources,
         }

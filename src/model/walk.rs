@@ -2,7 +2,8 @@
 //! and reports sum over them.
 
 use super::{
-    Attention, Experts, FeedForward, Ffn, Hparams, KeyValueUp, Latent, Layer, Linear, Mixer, Model, QueryDown, Shared,
+    Attention, DeltaNet, Experts, FeedForward, Ffn, Hparams, KeyValueUp, Latent, Layer, Linear, Mixer, Model,
+    QueryDown, Shared,
 };
 use crate::gguf::TensorInfo;
 use crate::quant::DType;
@@ -91,7 +92,7 @@ impl Hparams {
         // A latent's values are a part of its keys.
         let value_dim = if self.latent.is_some() { 0 } else { self.value_dim as u64 };
         let per_head = self.key_dim as u64 + value_dim;
-        let elements = (self.layers as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
+        let elements = (self.kv_layers() as u64).saturating_mul(self.kv_heads as u64).saturating_mul(per_head);
         elements.saturating_mul(dtype.block_bytes() as u64) / dtype.block_len() as u64
     }
 }
@@ -125,6 +126,8 @@ impl<T> Mixer<T> {
         Ok(match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.try_map(f)?),
             Mixer::Latent(latent) => Mixer::Latent(Box::new(latent.try_map(f)?)),
+            Mixer::GatedAttention(attention) => Mixer::GatedAttention(attention.try_map(f)?),
+            Mixer::DeltaNet(net) => Mixer::DeltaNet(Box::new(net.try_map(f)?)),
         })
     }
 
@@ -132,6 +135,8 @@ impl<T> Mixer<T> {
         match self {
             Mixer::Attention(attention) => Mixer::Attention(attention.as_ref()),
             Mixer::Latent(latent) => Mixer::Latent(Box::new(Latent::as_ref(latent))),
+            Mixer::GatedAttention(attention) => Mixer::GatedAttention(attention.as_ref()),
+            Mixer::DeltaNet(net) => Mixer::DeltaNet(Box::new(DeltaNet::as_ref(net))),
         }
     }
 }
@@ -284,7 +289,7 @@ impl<T> Ffn<T> {
 }
 
 impl<T> Linear<T> {
-    fn try_map<U, E>(
+    pub(super) fn try_map<U, E>(
         self,
         [weight, bias]: Paths,
         f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
@@ -292,7 +297,7 @@ impl<T> Linear<T> {
         Ok(Linear { weight: f(weight, self.weight)?, bias: self.bias.map(|t| f(bias, t)).transpose()? })
     }
 
-    fn as_ref(&self) -> Linear<&T> {
+    pub(super) fn as_ref(&self) -> Linear<&T> {
         Linear { weight: &self.weight, bias: self.bias.as_ref() }
     }
 }

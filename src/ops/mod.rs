@@ -5,6 +5,7 @@
 //! not fit are the caller's mistake and panic with the numbers; a model's shapes are checked when it is bound.
 
 pub mod cpu;
+mod delta;
 mod experts;
 mod heads;
 mod kv;
@@ -13,6 +14,9 @@ pub mod reference;
 mod rope;
 mod tensor;
 
+pub use delta::{
+    Convolution, DELTA_TILE, DeltaRule, DeltaShape, L2_EPSILON, MAX_KERNEL, Regroup, StateLayer, StateSave, StateSeq,
+};
 pub use experts::{ExpertInput, ExpertMatMul, Gating, MAX_GROUPS, RouteRule, Routes};
 pub use heads::{HeadMatMul, Heads};
 pub use kv::{KV_BLOCK, KV_GROUP, KvLayer, KvShape};

@@ -1,5 +1,5 @@
-//! Whether a model fits, before a byte of it is read: weights, KV cache at full context, step buffers and headroom
-//! against the memory there is. Yields a [`Placement`] or a refusal with the numbers. [`place`] is pure; `engine` calls it
+//! Whether a model fits, before a byte of it is read: weights, KV cache at full context, recurrent state, step buffers
+//! and headroom against the memory there is. Yields a [`Placement`] or a refusal with the numbers. [`place`] is pure; `engine` calls it
 //! between binding a model and loading it. (One place today: the host's memory.)
 
 mod refusal;
@@ -28,10 +28,12 @@ pub struct Wish {
 }
 
 /// What a model takes besides its weights, as those count it who will reserve it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Bytes of the KV cache.
     pub kv_bytes: u64,
+    /// Bytes of recurrent state, of all sequences and snapshots.
+    pub state_bytes: u64,
     /// Bytes of all buffers of a step.
     pub scratch_bytes: u64,
 }
@@ -43,6 +45,8 @@ pub struct Placement {
     pub weight_bytes: u64,
     /// KV cache at full context.
     pub kv_bytes: u64,
+    /// Recurrent state; 0 for a model without.
+    pub state_bytes: u64,
     /// Step buffers.
     pub scratch_bytes: u64,
     /// Headroom.
@@ -60,7 +64,7 @@ pub struct Placement {
 impl Placement {
     /// Bytes in all, headroom included.
     pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes + self.kv_bytes + self.scratch_bytes + self.reserve_bytes
+        self.weight_bytes + self.kv_bytes + self.state_bytes + self.scratch_bytes + self.reserve_bytes
     }
 }
 
@@ -122,12 +126,14 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 
 fn measure(weight_bytes: u64, context: usize, parallel: usize, available_bytes: u64, needs: Needs) -> Placement {
     // Beyond any memory; their sum must not wrap.
-    let [kv_bytes, scratch_bytes] = [needs.kv_bytes, needs.scratch_bytes].map(|bytes| bytes.min(u64::MAX >> 3));
+    let needs = [needs.kv_bytes, needs.state_bytes, needs.scratch_bytes];
+    let [kv_bytes, state_bytes, scratch_bytes] = needs.map(|bytes| bytes.min(u64::MAX >> 3));
     // Two hundredths for the allocator, page tables and what is not counted.
-    let reserve_bytes = RESERVE + (weight_bytes + kv_bytes + scratch_bytes) / 50;
+    let reserve_bytes = RESERVE + (weight_bytes + kv_bytes + state_bytes + scratch_bytes) / 50;
     Placement {
         weight_bytes,
         kv_bytes,
+        state_bytes,
         scratch_bytes,
         reserve_bytes,
         available_bytes,

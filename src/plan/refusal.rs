@@ -28,13 +28,15 @@ impl fmt::Display for Refusal {
         let rows = [
             ("weights", p.weight_bytes),
             (kv.as_str(), p.kv_bytes),
+            ("recurrent state and snapshots", p.state_bytes),
             ("step buffers", p.scratch_bytes),
             ("headroom (512 MiB and 2%)", p.reserve_bytes),
             ("needed", p.total_bytes()),
             ("available", p.available_bytes),
             ("missing", p.total_bytes().saturating_sub(p.available_bytes)),
         ];
-        for (what, bytes) in rows {
+        // Most models have no such state.
+        for (what, bytes) in rows.into_iter().filter(|row| row.1 > 0 || row.0 != rows[2].0) {
             writeln!(f, "  {what:<32} {:>12} MiB", mib(bytes))?;
         }
         let mut ways = Vec::new();

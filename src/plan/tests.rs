@@ -28,6 +28,7 @@ fn model() -> Hparams {
         activation: Activation::Silu,
         embedding_scale: 1.0,
         logit_cap: None,
+        recurrence: None,
         routing: None,
     }
 }
@@ -40,7 +41,7 @@ fn wish(context: Option<usize>, parallel: usize) -> Wish {
 fn needs(context: usize, parallel: usize) -> Needs {
     let blocks = (context.div_ceil(32) as u64).saturating_mul(parallel as u64);
     let per_block = 32 * model().kv_bytes_per_token(DType::F16);
-    Needs { kv_bytes: blocks.saturating_mul(per_block), scratch_bytes: 100 << 20 }
+    Needs { kv_bytes: blocks.saturating_mul(per_block), state_bytes: 0, scratch_bytes: 100 << 20 }
 }
 
 fn place(model: &Hparams, weights: u64, wish: &Wish, available: u64) -> Result<Placement, Box<Refusal>> {

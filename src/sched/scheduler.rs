@@ -1,8 +1,9 @@
 //! The scheduler itself: queue, running sequences, and the choice of each step's rows.
 
 use super::Limits;
-use super::blocks::{BlockId, BlockPool};
+use super::blocks::{BlockId, BlockPool, ContentId};
 use super::sequence::{Job, SeqId, Sequence};
+use super::snapshots::{Saved, SnapshotPool};
 use std::collections::VecDeque;
 
 /// Which of an item's rows want logits.
@@ -29,6 +30,28 @@ pub struct Item {
     pub start: usize,
     /// Wanted logits.
     pub logits: Rows,
+    /// Slot of its recurrent state; 0 for a model without.
+    pub slot: usize,
+    /// A snapshot to be made in this step.
+    pub save: Option<Save>,
+}
+
+/// A snapshot of recurrent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Save {
+    /// Behind so many rows of the item.
+    pub rows: usize,
+    /// Slot that it goes to.
+    pub slot: usize,
+}
+
+/// A sequence goes on from a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// Slot of the snapshot.
+    pub from: usize,
+    /// Slot of the sequence.
+    pub to: usize,
 }
 
 /// One step.
@@ -40,6 +63,8 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// Sequences that left the queue in this step, to date their start.
     pub admitted: Vec<SeqId>,
+    /// Recurrent states to be copied before the step, in this order, and even when it has no rows.
+    pub restores: Vec<Restore>,
 }
 
 impl Batch {
@@ -49,6 +74,7 @@ impl Batch {
             items: Vec::with_capacity(limits.parallel),
             tokens: Vec::with_capacity(limits.max_rows()),
             admitted: Vec::with_capacity(limits.parallel),
+            restores: Vec::with_capacity(most_restores(limits)),
         }
     }
 
@@ -56,33 +82,46 @@ impl Batch {
     pub fn bytes(limits: &Limits) -> u64 {
         let per_sequence = (size_of::<Item>() + size_of::<SeqId>()) as u64;
         let tokens = (limits.max_rows() as u64).saturating_mul(size_of::<u32>() as u64);
-        (limits.parallel as u64).saturating_mul(per_sequence).saturating_add(tokens)
+        let restores = (most_restores(limits) as u64).saturating_mul(size_of::<Restore>() as u64);
+        (limits.parallel as u64).saturating_mul(per_sequence).saturating_add(tokens).saturating_add(restores)
     }
 
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
-        let Batch { items, tokens, admitted } = self;
+        let Batch { items, tokens, admitted, restores } = self;
         let per_sequence = size_of::<Item>() * items.capacity() + size_of::<SeqId>() * admitted.capacity();
-        (per_sequence + size_of::<u32>() * tokens.capacity()) as u64
+        let restores = size_of::<Restore>() * restores.capacity();
+        (per_sequence + size_of::<u32>() * tokens.capacity() + restores) as u64
     }
 
     fn clear(&mut self) {
         self.items.clear();
         self.tokens.clear();
         self.admitted.clear();
+        self.restores.clear();
     }
 
-    fn push(&mut self, seq: &Sequence, rows: usize, logits: Rows) {
-        self.items.push(Item { seq: seq.id, first_row: self.tokens.len(), rows, start: seq.computed, logits });
+    fn push(&mut self, seq: &Sequence, rows: usize, logits: Rows, save: Option<Save>) {
+        let (id, first_row) = (seq.id, self.tokens.len());
+        self.items.push(Item { seq: id, first_row, rows, start: seq.computed, logits, slot: seq.slot, save });
         self.tokens.extend_from_slice(&seq.tokens[seq.computed..seq.computed + rows]);
     }
 }
 
-/// Queue, running sequences and KV blocks.
+/// Most restores of a step: a sequence may go on from a snapshot when it is admitted and, having waited, again.
+fn most_restores(limits: &Limits) -> usize {
+    limits.snapshots.map_or(0, |_| limits.parallel.saturating_mul(2))
+}
+
+/// Queue, running sequences, KV blocks and snapshots of recurrent state.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     limits: Limits,
     pool: BlockPool,
+    /// Of models with recurrent state.
+    snapshots: Option<SnapshotPool>,
+    /// Slots that no running sequence has.
+    free_slots: Vec<usize>,
     waiting: VecDeque<Sequence>,
     /// In order of admission.
     running: Vec<Sequence>,
@@ -95,6 +134,8 @@ impl Scheduler {
         Scheduler {
             limits,
             pool: BlockPool::new(limits.blocks, limits.block_tokens),
+            snapshots: limits.snapshots.map(|count| SnapshotPool::new(limits.parallel, count)),
+            free_slots: (0..limits.parallel).rev().collect(),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.parallel),
         }
@@ -102,13 +143,17 @@ impl Scheduler {
 
     /// Bytes that [`Scheduler::new`] reserves. A request's own tokens come and go with it and are not among them.
     pub fn bytes(limits: &Limits) -> u64 {
-        let running = (limits.parallel as u64).saturating_mul(size_of::<Sequence>() as u64);
-        BlockPool::bytes(limits.blocks, limits.block_tokens).saturating_add(running)
+        let per_sequence = (size_of::<Sequence>() + size_of::<usize>()) as u64;
+        let running = (limits.parallel as u64).saturating_mul(per_sequence);
+        let snapshots = limits.snapshots.map_or(0, SnapshotPool::bytes);
+        BlockPool::bytes(limits.blocks, limits.block_tokens).saturating_add(running).saturating_add(snapshots)
     }
 
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
-        self.pool.reserved() + (size_of::<Sequence>() * self.running.capacity()) as u64
+        let running = size_of::<Sequence>() * self.running.capacity() + size_of::<usize>() * self.free_slots.capacity();
+        let snapshots = self.snapshots.as_ref().map_or(0, SnapshotPool::reserved);
+        self.pool.reserved() + running as u64 + snapshots
     }
 
     /// Appends a job to the queue. The caller bounds the queue and checks the prompt: one token at least, less than the
@@ -126,6 +171,7 @@ impl Scheduler {
         let index = self.running.iter().position(|s| s.id == id)?;
         let mut seq = self.running.remove(index);
         seq.release(&mut self.pool);
+        self.free_slots.push(seq.slot);
         Some(seq)
     }
 
@@ -133,13 +179,17 @@ impl Scheduler {
     /// The batch is empty when nothing can run.
     pub fn plan(&mut self, batch: &mut Batch, ready: impl Fn(SeqId) -> bool) {
         batch.clear();
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.begin_step();
+        }
         self.admit(batch);
         let mut logit_rows = self.limits.max_logit_rows();
         for index in 0..self.running.len() {
             let seq = &self.running[index];
             if !seq.in_prefill() && seq.computed < seq.tokens.len() && ready(seq.id) {
                 self.take_blocks(index, 1);
-                batch.push(&self.running[index], 1, Rows::Last);
+                let save = self.plan_snapshot(index, 1);
+                batch.push(&self.running[index], 1, Rows::Last, save);
                 logit_rows -= 1;
             }
         }
@@ -151,7 +201,7 @@ impl Scheduler {
             if !self.running[index].in_prefill() || !ready(self.running[index].id) {
                 continue;
             }
-            self.attach_cached(index);
+            self.attach_cached(index, batch);
             if self.must_wait(index, &ready) {
                 continue;
             }
@@ -174,6 +224,11 @@ impl Scheduler {
             let aligned = ((seq.computed + rows) / block * block).saturating_sub(seq.computed);
             rows = if aligned > 0 { aligned } else { rows };
         }
+        let end = seq.computed + rows;
+        if self.snapshot_points(index, end).count() > 1 {
+            // A step makes one snapshot of a sequence.
+            rows = self.snapshot_points(index, end).min().map_or(rows, |point| point - seq.computed);
+        }
         if rows == 0 {
             return 0;
         }
@@ -188,8 +243,38 @@ impl Scheduler {
             Rows::None => 0,
         };
         self.take_blocks(index, rows);
-        batch.push(&self.running[index], rows, logits);
+        let save = self.plan_snapshot(index, rows);
+        batch.push(&self.running[index], rows, logits, save);
         rows
+    }
+
+    /// Where a snapshot of a prompt is due on the way to position `end`: before its last tokens, where published blocks
+    /// end that it could not go on from, and where prompts that wait for it part from it.
+    fn snapshot_points(&self, index: usize, end: usize) -> impl Iterator<Item = usize> {
+        let (seq, block) = (&self.running[index], self.limits.block_tokens);
+        let wanted = self.snapshots.is_some() && seq.cache && seq.in_prefill();
+        let later = self.running[index + 1..].iter().filter(|later| later.in_prefill());
+        let shared = later.map(move |later| later.common_with(seq, block));
+        let own = [seq.last_border(block), seq.parting];
+        // Equal ones count once: the first of each.
+        let all = own.into_iter().chain(shared.filter(move |point| !own.contains(point)));
+        let twice = own[0] == own[1];
+        let all = all.skip(usize::from(twice));
+        all.filter(move |&point| wanted && point > seq.computed && point <= end)
+    }
+
+    /// The snapshot of a sequence that is due within its next `rows` tokens.
+    fn plan_snapshot(&mut self, index: usize, rows: usize) -> Option<Save> {
+        let (seq, block) = (&self.running[index], self.limits.block_tokens);
+        let end = seq.computed + rows;
+        let (point, latest) = match seq.in_prefill() {
+            true => (self.snapshot_points(index, end).min()?, None),
+            false if seq.cache && end.is_multiple_of(block) => (end, seq.latest),
+            false => return None,
+        };
+        let rows = point - seq.computed;
+        let slot = self.snapshots.as_mut()?.take(latest)?;
+        Some(Save { rows, slot })
     }
 
     /// Books a step that was evaluated: its tokens are in the cache, full blocks are published.
@@ -198,6 +283,16 @@ impl Scheduler {
             if let Some(seq) = self.running.iter_mut().find(|s| s.id == item.seq) {
                 seq.computed = item.start + item.rows;
                 seq.publish(&mut self.pool, self.limits.block_tokens);
+            }
+        }
+        let Some(snapshots) = &mut self.snapshots else { return };
+        for (item, save) in batch.items.iter().filter_map(|item| Some((item, item.save?))) {
+            let Some(seq) = self.running.iter_mut().find(|s| s.id == item.seq) else { continue };
+            let point = item.start + save.rows;
+            let Some(&content) = seq.contents.get(point / self.limits.block_tokens - 1) else { continue };
+            let saved = snapshots.publish(save.slot, content);
+            if point > seq.prompt {
+                seq.latest = Some(saved);
             }
         }
     }
@@ -238,36 +333,69 @@ impl Scheduler {
         &self.pool
     }
 
+    /// Snapshots of recurrent state that are held.
+    pub fn snapshots(&self) -> usize {
+        self.snapshots.as_ref().map_or(0, SnapshotPool::held)
+    }
+
     /// Moves sequences from the queue's head to the running ones while the promise can be kept.
     fn admit(&mut self, batch: &mut Batch) {
         let block_tokens = self.limits.block_tokens;
         while self.running.len() < self.limits.parallel {
             let Some(seq) = self.waiting.front() else { return };
-            let hits = seq.find_cached(&self.pool, block_tokens);
+            let found = self.find_cached(seq);
             // A cached block that is taken is no longer there to be evicted.
-            let revived = hits.iter().filter(|(block, _)| self.pool.users(*block) == 0).count();
-            let needed = seq.blocks_at_limit(block_tokens) - hits.len();
+            let revived = found.hits.iter().filter(|(block, _)| self.pool.users(*block) == 0).count();
+            let needed = seq.blocks_at_limit(block_tokens) - found.hits.len();
             let promised: usize = self.running.iter().map(|s| s.promised).sum();
             if self.pool.available() - revived < promised + needed {
                 return;
             }
             let Some(mut seq) = self.waiting.pop_front() else { return };
-            seq.promised = needed + hits.len();
-            seq.attach(&hits, &mut self.pool, block_tokens);
+            seq.promised = needed + found.hits.len();
+            // As many slots as sequences at once.
+            seq.slot = self.free_slots.pop().unwrap_or_default();
             batch.admitted.push(seq.id);
+            self.attach(&mut seq, found, batch);
             self.running.push(seq);
         }
     }
 
     /// Blocks published since, e.g. by the sequence this one waited for.
-    fn attach_cached(&mut self, index: usize) {
-        let hits = self.running[index].find_cached(&self.pool, self.limits.block_tokens);
-        self.running[index].attach(&hits, &mut self.pool, self.limits.block_tokens);
+    fn attach_cached(&mut self, index: usize, batch: &mut Batch) {
+        let found = self.find_cached(&self.running[index]);
+        if found.hits.is_empty() {
+            return;
+        }
+        let mut seq = self.running.remove(index);
+        self.attach(&mut seq, found, batch);
+        self.running.insert(index, seq);
+    }
+
+    /// What a sequence could go on from.
+    fn find_cached(&self, seq: &Sequence) -> Found {
+        let mut hits = seq.find_cached(&self.pool, self.limits.block_tokens);
+        let Some(snapshots) = &self.snapshots else { return Found { hits, ..Found::default() } };
+        let (snapshot, end) = seq.cut_to_snapshot(&mut hits, snapshots, self.limits.block_tokens);
+        Found { hits, snapshot, end }
+    }
+
+    fn attach(&mut self, seq: &mut Sequence, found: Found, batch: &mut Batch) {
+        seq.attach(&found.hits, &mut self.pool, self.limits.block_tokens);
+        seq.parting = seq.parting.max(found.end);
+        if let (Some(saved), Some(snapshots)) = (found.snapshot, &mut self.snapshots) {
+            let from = snapshots.touch(saved);
+            batch.restores.push(Restore { from, to: seq.slot });
+        }
     }
 
     fn must_wait(&self, index: usize, ready: &impl Fn(SeqId) -> bool) -> bool {
         let (earlier, rest) = self.running.split_at(index);
-        earlier.iter().any(|other| ready(other.id) && rest[0].should_wait_for(other, self.limits.block_tokens))
+        let (seq, block) = (&rest[0], self.limits.block_tokens);
+        earlier.iter().filter(|other| ready(other.id)).any(|other| match self.snapshots {
+            None => seq.should_wait_for(other, block),
+            Some(_) => seq.should_wait_for_state_of(other, block),
+        })
     }
 
     /// Makes sure that the next `rows` tokens have blocks.
@@ -281,4 +409,14 @@ impl Scheduler {
             seq.promised -= 1;
         }
     }
+}
+
+/// Published blocks that continue a sequence.
+#[derive(Default)]
+struct Found {
+    hits: Vec<(BlockId, ContentId)>,
+    /// Recurrent state behind the last of them.
+    snapshot: Option<Saved>,
+    /// Tokens up to the end of all that were found, snapshot or not.
+    end: usize,
 }

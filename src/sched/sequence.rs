@@ -2,6 +2,7 @@
 
 use super::Limits;
 use super::blocks::{BlockId, BlockPool, ContentId, ROOT};
+use super::snapshots::{Saved, SnapshotPool};
 
 /// Names a sequence; given by the caller, unique.
 pub type SeqId = u64;
@@ -39,6 +40,12 @@ pub struct Sequence {
     pub(super) promised: usize,
     pub(super) cache: bool,
     pub(super) prompt_logits: bool,
+    /// Its slot of recurrent state while it runs.
+    pub(super) slot: usize,
+    /// Where it meets the end of published blocks that it had to evaluate again for want of a snapshot.
+    pub(super) parting: usize,
+    /// Its snapshot of what it generated last, to be replaced by the next one.
+    pub(super) latest: Option<Saved>,
     /// Hash of the prompt's first `i + 1` blocks, to see who is computing the same.
     chain: Vec<u64>,
 }
@@ -59,6 +66,9 @@ impl Sequence {
             promised: 0,
             cache: job.cache,
             prompt_logits: job.prompt_logits,
+            slot: 0,
+            parting: 0,
+            latest: None,
             chain,
         }
     }
@@ -128,6 +138,32 @@ impl Sequence {
         found
     }
 
+    /// Leaves of what [`Sequence::find_cached`] found what a snapshot ends: that snapshot, if there is one, and where the
+    /// found blocks end.
+    pub(super) fn cut_to_snapshot(
+        &self,
+        hits: &mut Vec<(BlockId, ContentId)>,
+        snapshots: &SnapshotPool,
+        block_tokens: usize,
+    ) -> (Option<Saved>, usize) {
+        let end = self.computed + hits.len() * block_tokens;
+        let found = hits.iter().enumerate().rev().find_map(|(i, hit)| Some((i + 1, snapshots.find(hit.1)?)));
+        hits.truncate(found.map_or(0, |(len, _)| len));
+        (found.map(|(_, saved)| saved), end)
+    }
+
+    /// The block border behind which only the last tokens of the prompt lie.
+    pub(super) fn last_border(&self, block_tokens: usize) -> usize {
+        (self.prompt - 1) / block_tokens * block_tokens
+    }
+
+    /// Tokens, in whole blocks, with which both prompts begin as far as this one may reuse them.
+    pub(super) fn common_with(&self, other: &Sequence, block_tokens: usize) -> usize {
+        let reusable = self.reusable_blocks(block_tokens);
+        let same = self.chain[..reusable.min(self.chain.len())].iter().zip(&other.chain);
+        same.take_while(|(a, b)| a == b).count() * block_tokens
+    }
+
     /// Takes what [`Sequence::find_cached`] found.
     pub(super) fn attach(&mut self, hits: &[(BlockId, ContentId)], pool: &mut BlockPool, block_tokens: usize) {
         for &(block, content) in hits {
@@ -160,6 +196,12 @@ impl Sequence {
             && earlier.cache
             && earlier.in_prefill()
             && earlier.chain.get(next) == Some(&self.chain[next])
+    }
+
+    /// True when `earlier` is about to reach a point that this one can go on from: it will pause there for a snapshot.
+    pub(super) fn should_wait_for_state_of(&self, earlier: &Sequence, block_tokens: usize) -> bool {
+        let common = self.common_with(earlier, block_tokens);
+        earlier.cache && earlier.in_prefill() && common > self.computed.max(earlier.computed)
     }
 
     /// Lets go of all blocks, the last one first (see [`BlockPool`]).

@@ -7,7 +7,15 @@ use std::collections::{HashMap, HashSet};
 const BLOCK: usize = 4;
 
 fn limits(blocks: usize, parallel: usize, chunk: usize) -> Limits {
-    Limits { blocks, block_tokens: BLOCK, parallel, prefill_chunk: chunk, prompt_logits: 3, context: 32 }
+    Limits {
+        blocks,
+        block_tokens: BLOCK,
+        parallel,
+        prefill_chunk: chunk,
+        prompt_logits: 3,
+        context: 32,
+        snapshots: None,
+    }
 }
 
 fn job(id: SeqId, prompt: &[u32], max_tokens: usize) -> Job {

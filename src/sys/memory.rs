@@ -41,6 +41,12 @@ impl Mapping {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.map[self.bytes.clone()]
     }
+
+    /// The whole numbers among the bytes, writable; a mapping starts at a page.
+    pub fn as_mut_f32s(&mut self) -> &mut [f32] {
+        // SAFETY: every bit pattern is a valid f32, and `align_to_mut` yields an aligned middle part within the bytes.
+        unsafe { self.as_mut_slice().align_to_mut().1 }
+    }
 }
 
 impl AsRef<[u8]> for Mapping {

@@ -101,6 +101,7 @@ fn info(facts: &ModelFacts) -> ModelInfo {
         parameters: facts.parameters,
         weight_bytes: facts.weight_bytes,
         kv_bytes: facts.kv_bytes,
+        state_bytes: facts.state_bytes,
         context: facts.context,
         trained_context: facts.trained_context,
         parallel: facts.parallel,

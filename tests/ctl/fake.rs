@@ -111,6 +111,7 @@ fn ready(id: &str) -> ModelStatus {
         parameters: 2_900_000,
         weight_bytes: 3 << 20,
         kv_bytes: 1 << 20,
+        state_bytes: 0,
         context: 2048,
         trained_context: 2048,
         parallel: 4,

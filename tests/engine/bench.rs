@@ -64,6 +64,17 @@ fn a_made_model_runs_at_depth_with_several_sequences_and_threads() {
     }
 }
 
+/// The same for recurrent layers: every sequence has a state of its own.
+#[test]
+fn a_made_hybrid_runs() {
+    let rows = rows("--shape tiny-hybrid --quant q8_0 -p 8 -n 3 -d 0,70 -b 1,3 -t 2 -r 1 --ubatch 5 --profile");
+    assert_eq!(rows.len(), 2 * 2 * 2, "works, depths, batches");
+    assert!(rows.iter().all(|row| row.avg_ts > 0.0 && row.model.starts_with("tiny-hybrid ")), "{rows:?}");
+    let profile = serde_json::to_value(&rows[0]).unwrap()["profile"].clone();
+    let noted = |op: &str| profile.as_array().unwrap().iter().any(|entry| entry["op"] == op);
+    assert!(["delta_rule", "convolution", "attention", "sigmoid_mul"].into_iter().all(noted), "{profile:#}");
+}
+
 #[test]
 fn a_profile_adds_up_to_the_step() {
     let rows = rows("--shape tiny -p 0 -n 2 -r 1 -t 1 --profile");

@@ -1,7 +1,7 @@
 //! Logits of tiny random models against llama.cpp and Hugging Face transformers, under every way to cut the prompt.
 
 use crate::support::{dequantised, executor, f32s, json, root, u32s, unpack, with_keys};
-use omni_inferd::exec::{Batch, Executor, KvType, SeqSlice, Solo, Wanted};
+use omni_inferd::exec::{Batch, Executor, KvType, SeqSlice, Solo, StateSave, StateUse, Wanted};
 use serde_json::Value;
 use std::path::Path;
 
@@ -110,9 +110,7 @@ fn scaled_rotary_embeddings_agree_with_llama_cpp() {
 /// `name`'s logits over the tokens, in an executor of so much context, against transformers' in `golden`.
 fn assert_transformers_golden(name: &str, golden: &str, tokens: &[u32], context: usize) {
     let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
-    let npy = std::fs::read(root().join(format!("tests/data/hf-tiny/{golden}.npy"))).unwrap();
-    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
-    let expected: Vec<f32> = npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let expected = npy(&format!("tests/data/hf-tiny/{golden}.npy"));
     let mut exec = executor(&file.path, KvType::F32, context);
     let found = assert_same_at_any_chunk(&mut exec, tokens, name).concat();
     let difference = max_difference(&found, &expected);
@@ -141,6 +139,47 @@ fn models_with_windows_and_rotations_of_their_own_agree_with_transformers() {
     }
     // Within the original context there are other factors.
     assert_transformers_golden("phi3", "phi3-short", &ids[..32], 32);
+}
+
+/// The numbers of a file that numpy wrote.
+fn npy(path: &str) -> Vec<f32> {
+    let npy = std::fs::read(root().join(path)).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+    npy[header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// Models with recurrent layers: besides, eight rows of a prompt of 600 tokens, in steps of 512 as a server makes them. Gates
+/// multiply and decay what came before, so rounding grows more than elsewhere.
+#[test]
+fn models_with_recurrent_layers_agree_with_transformers() {
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    let long = json("tests/data/hf-tiny/long.json");
+    let (long, rows) = (u32s(&long["ids"]), u32s(&long["rows"]));
+    for name in ["qwen3next", "qwen35", "qwen35moe"] {
+        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+        let expected = npy(&format!("tests/data/hf-tiny/{name}.npy"));
+        let mut exec = executor(&file.path, KvType::F32, 640);
+        let mut found = assert_same_at_any_chunk(&mut exec, &ids, name);
+        let whole = logits(&mut exec, &long, 512);
+        assert_eq!(logits(&mut exec, &long, 97), whole, "{name}: chunks of 97 give other logits");
+        found.extend(rows.iter().map(|&row| whole[row as usize].clone()));
+        let difference = max_difference(&found.concat(), &expected);
+        println!("{name}: off by {:.1e} of the range", difference / range(&expected));
+        assert!(difference <= 1e-4 * range(&expected), "{name}: off by {difference}");
+    }
+}
+
+/// A file of llama.cpp's converter, not of our own writer.
+#[test]
+fn a_converted_qwen3next_agrees_with_transformers() {
+    let file = unpack("tests/data/hf-tiny/converted-qwen3next.gguf.zst");
+    let ids = [1, 5, 9, 200, 33, 47, 300, 12, 77, 140, 8, 3, 410, 250, 61, 19];
+    let expected = npy("tests/data/hf-tiny/converted-qwen3next.npy");
+    let mut exec = executor(&file.path, KvType::F32, 32);
+    let found = assert_same_at_any_chunk(&mut exec, &ids, "converted").concat();
+    let difference = max_difference(&found, &expected);
+    println!("off by {:.1e} of the range", difference / range(&expected));
+    assert!(difference <= 1e-4 * range(&expected), "off by {difference}");
 }
 
 /// The sequences over which a distance is taken. (One of 48 tokens is too small a sample of the rounding noise: it scatters by
@@ -261,12 +300,12 @@ fn assert_mixed_batch(name: &str, tokens: &[u32]) {
     let seq = |first_row, rows, start, nth: usize| SeqSlice { first_row, rows, start, blocks: blocks[nth] };
     let seqs = [seq(0, 33, 0, 0)];
     let rows: Vec<usize> = (0..33).collect();
-    let batch = Batch { tokens: &tokens[..33], seqs: &seqs, logit_rows: &rows };
+    let batch = Batch { tokens: &tokens[..33], seqs: &seqs, states: &[], logit_rows: &rows };
     first.extend(exec.forward(&batch, &mut || ()).iter().map(|l| l.to_bits()));
     let seqs = [seq(0, 1, 0, 2), seq(1, 15, 33, 0), seq(16, 20, 0, 1)];
     let mixed = [&tokens[47..], &tokens[33..], &tokens[28..]].concat();
     let mut layers = 0;
-    let batch = Batch { tokens: &mixed, seqs: &seqs, logit_rows: &[0, 15, 35] };
+    let batch = Batch { tokens: &mixed, seqs: &seqs, states: &[], logit_rows: &[0, 15, 35] };
     let last = exec.forward(&batch, &mut || layers += 1);
     assert_eq!(last[..vocab], alone[2][0], "{name}");
     assert_eq!(last[vocab..2 * vocab], alone[0][47], "{name}");
@@ -274,4 +313,38 @@ fn assert_mixed_batch(name: &str, tokens: &[u32]) {
     let bits: Vec<u32> = alone[0][..33].concat().iter().map(|l| l.to_bits()).collect();
     assert_eq!(first, bits, "{name}");
     assert_eq!(layers, exec.hparams().layers);
+}
+
+/// The same with recurrent states: slots in any order, a snapshot on the way, and going on from it.
+#[test]
+fn a_batch_of_mixed_recurrent_sequences_equals_each_alone() {
+    let tokens = u32s(&json("tests/data/hf-tiny/ids.json"));
+    for name in ["qwen3next", "qwen35", "qwen35moe"] {
+        let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+        let mut exec = executor(&file.path, KvType::F16, 256);
+        let vocab = exec.hparams().vocab;
+        let alone: Vec<_> = [72, 20, 1].map(|n| logits(&mut exec, &tokens[72 - n..], 72)).into();
+
+        let blocks: [&[u32]; 4] = [&[5, 2, 4], &[0], &[7], &[5, 6, 3]];
+        let seq = |first_row, rows, start, nth: usize| SeqSlice { first_row, rows, start, blocks: blocks[nth] };
+        let at = |slot| StateUse { slot, save: None };
+        // The first 32 tokens end a block, so that another sequence can go on behind it.
+        let save = Some(StateSave { rows: 32, slot: 1 });
+        let (seqs, states) = ([seq(0, 33, 0, 0)], [StateUse { slot: 3, save }]);
+        exec.forward(&Batch { tokens: &tokens[..33], seqs: &seqs, states: &states, logit_rows: &[] }, &mut || ());
+        let seqs = [seq(0, 1, 0, 2), seq(1, 39, 33, 0), seq(40, 20, 0, 1)];
+        let mixed = [&tokens[71..], &tokens[33..], &tokens[52..]].concat();
+        let states = [at(0), at(3), at(2)];
+        let batch = Batch { tokens: &mixed, seqs: &seqs, states: &states, logit_rows: &[0, 39, 59] };
+        let last = exec.forward(&batch, &mut || ());
+        assert_eq!(last[..vocab], alone[2][0], "{name}");
+        assert_eq!(last[vocab..2 * vocab], alone[0][71], "{name}");
+        assert_eq!(last[2 * vocab..], alone[1][19], "{name}");
+
+        // The snapshot goes on as the sequence did, in another slot and behind the shared block.
+        exec.copy_state(1, 0);
+        let (seqs, states) = ([seq(0, 40, 32, 3)], [at(0)]);
+        let batch = Batch { tokens: &tokens[32..], seqs: &seqs, states: &states, logit_rows: &[39] };
+        assert_eq!(*exec.forward(&batch, &mut || ()), alone[0][71], "{name}: from the snapshot");
+    }
 }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod cancel;
+mod hybrid;
 mod kv;
 mod latent;
 mod logits;

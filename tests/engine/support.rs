@@ -86,6 +86,7 @@ pub fn executor(path: &Path, kv_type: KvType, tokens: usize) -> Executor {
         kv_type,
         context: tokens,
         kv_blocks: tokens.div_ceil(32),
+        state_slots: 4,
         max_rows: tokens,
         max_logit_rows: tokens,
     };

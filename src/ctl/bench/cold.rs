@@ -36,7 +36,7 @@ pub fn load(file: &Path) -> Result<Cold, Error> {
     let available = plan::available_memory().map_err(Error::Memory)?;
     let wish = Wish { context: Some(1), parallel: 1 };
     // The weights are all that will be reserved.
-    let needs = |_, _| Needs { kv_bytes: 0, scratch_bytes: 0 };
+    let needs = |_, _| Needs::default();
     plan::place(&model.hparams, model.weight_bytes(), &wish, available, needs)?;
     let bytes = model.weight_bytes();
     let layouts = Layouts::new(&CpuOptions::default()).map_err(exec::Error::from)?;

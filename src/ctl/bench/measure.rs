@@ -5,7 +5,7 @@ use super::peer::Peer;
 use super::profile::{self, ProfileRow};
 use super::row::{Case, PeerRow, Row, mean_and_deviation, median};
 use super::{Error, Subject};
-use crate::exec::{self, Batch, CpuOptions, Executor, KV_BLOCK, KvType, Options, SeqSlice};
+use crate::exec::{self, Batch, CpuOptions, Executor, KV_BLOCK, KvType, Options, SeqSlice, StateUse};
 use std::time::{Duration, Instant};
 
 /// Tokens of the unmeasured run before the rounds.
@@ -105,6 +105,7 @@ impl Need {
             kv_type,
             context: self.context,
             kv_blocks: self.context.div_ceil(KV_BLOCK) * self.batch,
+            state_slots: self.batch,
             max_rows: self.rows,
             max_logit_rows: self.batch,
         }
@@ -154,6 +155,7 @@ impl Bench {
         let vocab = self.exec.hparams().vocab as u64;
         // Any tokens do: the work does not depend on them, but their embeddings lie apart.
         let token = |seq: usize, position: usize| ((seq as u64 * 104_729 + position as u64 * 7919) % vocab) as u32;
+        let own = |slot: usize| StateUse { slot, save: None };
         let began = Instant::now();
         for seq in 0..case.batch {
             let end = case.depth + case.n_prompt;
@@ -163,16 +165,19 @@ impl Bench {
                 let slice = [SeqSlice { first_row: 0, rows, start, blocks: &self.blocks[seq] }];
                 let last = [rows - 1];
                 let logit_rows = if start + rows == end { &last[..] } else { &[] };
-                self.exec.forward(&Batch { tokens: &tokens, seqs: &slice, logit_rows }, &mut || ());
+                self.exec
+                    .forward(&Batch { tokens: &tokens, seqs: &slice, states: &[own(seq)], logit_rows }, &mut || ());
             }
         }
         let wanted: Vec<usize> = (0..case.batch).collect();
+        let states: Vec<StateUse> = wanted.iter().map(|&seq| own(seq)).collect();
         for start in case.depth + case.n_prompt..case.context() {
             let tokens: Vec<u32> = wanted.iter().map(|&seq| token(seq, start)).collect();
             let slice = |(first_row, blocks)| SeqSlice { first_row, rows: 1, start, blocks };
             let seqs: Vec<SeqSlice<'_>> =
                 self.blocks[..case.batch].iter().map(Vec::as_slice).enumerate().map(slice).collect();
-            self.exec.forward(&Batch { tokens: &tokens, seqs: &seqs, logit_rows: &wanted }, &mut || ());
+            self.exec
+                .forward(&Batch { tokens: &tokens, seqs: &seqs, states: &states, logit_rows: &wanted }, &mut || ());
         }
         began.elapsed()
     }

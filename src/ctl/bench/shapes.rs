@@ -87,6 +87,7 @@ pub static SHAPES: &[Shape] = shapes! {
 static TINY: &[Shape] = shapes! {
     "tiny" "qwen3" 0.0: 2 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[Tied, QkNorm];
     "unknown" "mamba9" 0.0: 2 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[];
+    "tiny-hybrid" "qwen3next" 0.0: 4 x 256, heads 4 / 2 x 64, ff 512, vocab 512, context 512, rope 1e4, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 2, value_heads: 4, dim: 64, kernel: 4 }, Experts { count: 8, used: 2, d_ff: 256, shared: 1, dense: 0, gate_bias: false }];
 };
 
 /// A shape with the number of blocks to make.
@@ -190,6 +191,26 @@ impl Scaled {
             keys.push(own("rope.scaling.original_context_length", number(4096)));
         }
         keys.extend(self.latent_metadata().into_iter().map(|(key, value)| own(key, value)));
+        keys.extend(self.delta_metadata().into_iter().map(|(key, value)| own(key, value)));
+        keys
+    }
+
+    /// What layers with a recurrent state have besides.
+    fn delta_metadata(&self) -> Vec<(&'static str, Value)> {
+        let number = |n: usize| Value::U32(n as u32);
+        let Some(DeltaNet { key_heads, value_heads, dim, kernel }) = self.delta_net() else { return Vec::new() };
+        let mut keys = vec![
+            ("rope.dimension_count", number(self.shape.head_dim / 4)),
+            ("full_attention_interval", number(4)),
+            ("ssm.conv_kernel", number(kernel)),
+            ("ssm.state_size", number(dim)),
+            ("ssm.group_count", number(key_heads)),
+            ("ssm.time_step_rank", number(value_heads)),
+            ("ssm.inner_size", number(value_heads * dim)),
+        ];
+        if let Some(Experts { d_ff, shared, .. }) = self.experts() {
+            keys.push(("expert_shared_feed_forward_length", number(shared * d_ff)));
+        }
         keys
     }
 
@@ -231,7 +252,8 @@ impl Scaled {
             (list.layer, list.prefix) = (layer, format!("blk.{layer}."));
             list.vector("attn_norm.weight", s.d_model);
             self.attention(&mut list);
-            let norm = if s.extras.contains(&SinksAndBiases) { "post_attention_norm" } else { "ffn_norm" };
+            let after = s.extras.contains(&SinksAndBiases) || self.delta_net().is_some();
+            let norm = if after { "post_attention_norm" } else { "ffn_norm" };
             list.vector(&format!("{norm}.weight"), s.d_model);
             self.feed_forward(&mut list);
         }
@@ -263,7 +285,8 @@ impl Scaled {
                 list.matrix("attn_gate", values, s.d_model, Role::Plain);
                 list.matrix("ssm_ba", 2 * value_heads, s.d_model, Role::Plain);
                 list.vector("ssm_dt.bias", value_heads);
-                list.vector("ssm_a", value_heads);
+                // Zeros, as for a bias: nothing decays, and nothing grows.
+                list.add("ssm_a", &[value_heads], Role::Bias);
                 list.matrix("ssm_conv1d", 2 * keys + values, kernel, Role::Single);
                 list.vector("ssm_norm.weight", dim);
                 list.matrix("ssm_out", s.d_model, values, Role::Plain);
@@ -338,6 +361,10 @@ impl Scaled {
 
     fn latent(&self) -> Option<Extra> {
         self.shape.extras.iter().copied().find(|extra| matches!(extra, Mla { .. }))
+    }
+
+    fn delta_net(&self) -> Option<Extra> {
+        self.shape.extras.iter().copied().find(|extra| matches!(extra, DeltaNet { .. }))
     }
 
     fn experts(&self) -> Option<Extra> {

@@ -97,12 +97,13 @@ impl Subject {
 fn plan_for(source: &Source, need: &Need, settings: &Settings) -> Result<Model<TensorInfo>, Error> {
     let model = source.bind()?;
     let available = plan::available_memory().map_err(Error::Memory)?;
-    let mut needs = Needs { kv_bytes: 0, scratch_bytes: 0 };
+    let mut needs = Needs::default();
     // Each backend has a cache and buffers of its own, all at once.
     for cpu in &settings.backends {
         let options = need.options(cpu, settings.kv);
         let threads = cpu.compute_threads().map_err(exec::Error::from)?;
         needs.kv_bytes += exec::kv_bytes(&model.hparams, settings.kv, options.kv_blocks);
+        needs.state_bytes += exec::state_bytes(&model.hparams, options.state_slots);
         needs.scratch_bytes += exec::scratch_bytes(&model, &options, threads);
     }
     let wish = Wish { context: Some(need.context), parallel: need.batch };

@@ -118,6 +118,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
         kv_type: cpu.backend.kv,
         context: tokens,
         kv_blocks: tokens.div_ceil(KV_BLOCK),
+        state_slots: 1,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
     };
@@ -125,6 +126,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
         let options = options(tokens);
         Needs {
             kv_bytes: exec::kv_bytes(&model.hparams, cpu.backend.kv, options.kv_blocks),
+            state_bytes: exec::state_bytes(&model.hparams, options.state_slots),
             scratch_bytes: exec::scratch_bytes(&model, &options, threads),
         }
     })?;

@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod codes;
+mod delta;
 mod experts;
 mod heads;
 mod isa;

@@ -4,7 +4,7 @@ use super::acts::{Acts, Format, QuantiseRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
-use super::{attention, scalar, vector};
+use super::{attention, delta, scalar, vector};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::quant::packed::{Cut, ROWS};
@@ -86,6 +86,8 @@ pub(crate) struct Table {
     pub(crate) vector: vector::Functions,
     /// Attention.
     pub(crate) attention: attention::Tier,
+    /// Recurrent layers.
+    pub(crate) delta: delta::Functions,
     kernel: fn(DType) -> Option<Kernel>,
     packed: fn(DType) -> Option<Kernel>,
 }
@@ -110,7 +112,15 @@ impl Table {
             Isa::Avx512 | Isa::Avx2 => avx2::packed::kernel,
             _ => |_| None,
         };
-        Table { isa, quantise, vector, attention: attention::Tier::new(isa), kernel, packed }
+        Table {
+            isa,
+            quantise,
+            vector,
+            attention: attention::Tier::new(isa),
+            delta: delta::Functions::new(isa),
+            kernel,
+            packed,
+        }
     }
 
     /// The kernels of a weight type.

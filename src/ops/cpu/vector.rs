@@ -130,7 +130,7 @@ fn rms_norm_inplace(x: &mut [f32], gain: &[f32], eps: f32) {
 /// e^x to 2 ulp: x = n·ln 2 + r, a polynomial of r, n into the exponent. Beyond ±87 it stays at the last finite,
 /// normal value.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);

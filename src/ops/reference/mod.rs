@@ -3,9 +3,11 @@
 //! Tests compare every kernel of every instruction set with these functions; nothing else calls them.
 
 mod attention;
+mod delta;
 mod experts;
 
 pub use attention::{attention, kv_write};
+pub use delta::{convolution, delta_gates, delta_rule, l2_norm, regroup, sigmoid_mul};
 pub use experts::{combine, expert_matmul};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};

@@ -13,7 +13,7 @@
 
 mod expanded;
 mod kernels;
-mod lanes;
+pub(super) mod lanes;
 mod quantised;
 mod queries;
 mod rows;

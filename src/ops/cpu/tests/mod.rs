@@ -1,6 +1,7 @@
 //! Every kernel of every tier this host runs against the reference, and the promises of the module's head.
 
 mod attention;
+mod delta;
 mod experts;
 mod matmul;
 mod pool;
