@@ -171,10 +171,9 @@ impl Task {
         let settings = self.model.settings();
         let spec = spec(&settings, &self.shared.settings());
         let number = self.shared.next_socket.fetch_add(1, Ordering::Relaxed);
-        let socket = self.shared.run_directory.join(format!("{number}.sock"));
         self.model.say(Level::INFO, &format!("loading {}", settings.path.display()));
         let program = self.shared.program();
-        let started = process::start(&self.shared.spawner, &program, &spec, &socket, &self.model.logs).await;
+        let started = process::start(&self.shared, &program, &spec, number, &self.model.logs).await;
         let worker = started.map_err(|error| format!("it could not be started: {error}"))?;
         let mut facts = self.model.facts();
         facts.pid = Some(worker.pid);
@@ -266,6 +265,8 @@ fn spec(model: &config::Model, daemon: &config::Daemon) -> Spec {
         disable_isa: model.disable_isa.clone(),
         chat_template: model.chat_template.clone(),
         max_body_bytes: daemon.max_body_bytes,
+        numa: model.numa.clone(),
+        vault: daemon.vault,
     }
 }
 

@@ -197,8 +197,7 @@ impl Adopted {
         let (placed, bytes) = places(&model, layout);
         let weights = Frozen::adopt(self.segments, bytes).map_err(|source| Error::Memory { bytes, source })?;
         let Manifest { files, nodes, .. } = self.manifest;
-        let image =
-            Image { weights: Arc::new(weights), tensors: stored(&placed), nodes, files, headers: self.headers };
+        let image = Image { weights: Arc::new(weights), tensors: stored(&placed), nodes, files, headers: self.headers };
         Ok(Loaded { model: tensors(model, placed, &image)?, image })
     }
 }

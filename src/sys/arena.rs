@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr;
 use std::sync::OnceLock;
@@ -303,7 +303,10 @@ impl Frozen {
         let align = segments.iter().map(|segment| segment.page).max().unwrap_or(PAGE).max(LARGE);
         let held = segments.iter().try_fold(0usize, |sum, segment| sum.checked_add(segment.bytes));
         let Some(held) = held.filter(|held| *held >= bytes) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the segments are shorter than what they should hold"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the segments are shorter than what they should hold",
+            ));
         };
         let mapped = Mapped::reserve(held, align)?;
         Frozen::of(Mapped { segments, bytes, ..mapped })
@@ -509,7 +512,10 @@ mod tests {
         for bytes in [1, 5000, (5 << 20) + 77] {
             let frozen = filled(bytes).freeze().unwrap();
             assert!(frozen.as_ref().len() == bytes && is_filled(&frozen));
-            assert_eq!(frozen.pages().values().sum::<u64>(), frozen.segments().iter().map(|s| s.bytes as u64).sum());
+            assert_eq!(
+                frozen.pages().values().sum::<u64>(),
+                frozen.segments().iter().map(|s| s.bytes as u64).sum::<u64>()
+            );
             let copies = crate::sys::pass::copies(frozen.segments()).unwrap();
             drop(frozen);
             let again = Frozen::adopt(copies, bytes).unwrap();

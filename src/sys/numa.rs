@@ -41,15 +41,16 @@ impl Wish {
     pub fn parse(text: &str) -> Result<Wish, String> {
         match text.split_once(':') {
             None if text == "interleave" => Ok(Wish::Interleave),
-            Some(("bind", node)) => node
-                .parse()
-                .ok()
-                .filter(|node| *node < MAX_NODES)
-                .map(Wish::Bind)
-                .ok_or_else(|| format!("\"{node}\" is no NUMA node; write bind:0, or as omnictl status --topology shows")),
-            None if text == "partition" => Err("partition (the rows of a matrix with the threads that use them) is not \
+            Some(("bind", node)) => {
+                node.parse().ok().filter(|node| *node < MAX_NODES).map(Wish::Bind).ok_or_else(|| {
+                    format!("\"{node}\" is no NUMA node; write bind:0, or as omnictl status --topology shows")
+                })
+            }
+            None if text == "partition" => {
+                Err("partition (the rows of a matrix with the threads that use them) is not \
                  there yet; write interleave, or bind:N for one node"
-                .into()),
+                    .into())
+            }
             _ => Err(format!("\"{text}\" is not known; write interleave, or bind:N for one node")),
         }
     }

@@ -39,7 +39,7 @@ struct Fake {
 }
 
 async fn run() {
-    let [listener, control] = omni_inferd::sys::inherit::take_pair().unwrap();
+    let [listener, control, _vault] = omni_inferd::sys::inherit::take().unwrap();
     let (listener, control) = (UnixListener::from(listener), UnixStream::from(control));
     listener.set_nonblocking(true).unwrap();
     control.set_nonblocking(true).unwrap();

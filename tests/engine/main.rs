@@ -14,3 +14,4 @@ mod serving;
 mod support;
 mod texts;
 mod types;
+mod vault;
