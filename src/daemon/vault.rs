@@ -5,6 +5,7 @@
 use super::model::Order;
 use super::router::App;
 use crate::api::control::VaultImage;
+use crate::sys::memory::Memory;
 use crate::sys::{arena, notify, pass};
 use crate::vault::{Answer, Ask, MESSAGE_BYTES, Manifest, Sum, read_manifest};
 use std::collections::{BTreeMap, HashMap};
@@ -172,11 +173,19 @@ impl Vault {
                 break;
             }
             for image in self.release(|image| image.id == id && image.users.is_empty()) {
-                tracing::info!("the weights of {} are let go: a model needs their memory", image.path);
+                tracing::info!("the weights of {} are let go: their memory is needed", image.path);
                 freed += size;
             }
         }
         freed
+    }
+
+    /// Gives way when the host runs out of memory: the kernel would kill workers, and that frees no image.
+    fn yield_to(&self, memory: &Memory) {
+        let least = memory.total / 50;
+        if memory.available < least {
+            self.reclaim(least - memory.available);
+        }
     }
 
     /// A worker asks.
@@ -333,6 +342,7 @@ pub async fn look_after(app: Arc<App>) {
         loop {
             ticks.tick().await;
             app.registry.shared.vault.expire(app.registry.shared.settings().vault_ttl);
+            app.registry.shared.vault.yield_to(&Memory::now().unwrap_or_default());
         }
     };
     let sums = async {

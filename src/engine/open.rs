@@ -10,6 +10,7 @@ use crate::model::{Hparams, Model};
 use crate::plan::{self, Needs, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use crate::sys::affinity;
+use crate::sys::arena::free_reserved;
 use crate::sys::numa::{self, Policy};
 use crate::sys::topology::Topology;
 use std::collections::BTreeMap;
@@ -180,7 +181,8 @@ pub fn open_kept(
         facts.read_by = now.method.to_string();
         progress(now);
     };
-    let (metadata, Loaded { model: weights, image }, is_new) = origin.load(model, &layout, &policy, &mut watch)?;
+    let (metadata, Loaded { model: weights, image }, is_new) =
+        origin.load(model, &layout, (&policy, keeper.keeps()), &mut watch)?;
     (facts.huge_page_bytes, facts.pages, facts.nodes) = (load::huge_page_bytes(), image.pages(), image.nodes().clone());
     facts.notes.extend(notes);
     let handle = start(weights, options, limits, &mut facts)?;
@@ -253,12 +255,12 @@ impl Origin {
         self,
         model: Model<TensorInfo>,
         layout: LayoutOf<'_>,
-        policy: &Policy,
+        memory: (&Policy, bool),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Metadata, Loaded, bool), OpenError> {
         match self {
             Origin::File(source) => {
-                let loaded = source.load_at(model, layout, policy, progress)?;
+                let loaded = source.load_at(model, layout, memory, progress)?;
                 Ok((source.header.metadata, loaded, true))
             }
             Origin::Kept(mut adopted) => {
@@ -288,7 +290,9 @@ fn plan(
             needs(model, options, &limits(options, context, parallel), threads)
         })
     };
-    let available = || plan::available_memory().map(|bytes| bytes.saturating_add(resident)).map_err(OpenError::Memory);
+    // What is there already, or else the pages that are reserved for weights.
+    let besides = || if resident > 0 { resident } else { free_reserved().min(model.weight_bytes()) };
+    let available = || plan::available_memory().map(|bytes| bytes.saturating_add(besides())).map_err(OpenError::Memory);
     if let Some(bytes) = options.memory {
         return Ok(place(bytes)?);
     }

@@ -22,6 +22,8 @@ const PIECE: usize = 1 << 20;
 
 /// Who keeps images over the life of a process.
 pub trait Keeper {
+    /// Whether it keeps images at all.
+    fn keeps(&self) -> bool;
     /// An image of this file in this variant: its name and its descriptors, the manifest's first.
     fn find(&mut self, path: &Path, variant: &str) -> Option<(String, Vec<OwnedFd>)>;
     /// The image found does not match, for this reason.
@@ -37,6 +39,10 @@ pub trait Keeper {
 pub struct Nobody;
 
 impl Keeper for Nobody {
+    fn keeps(&self) -> bool {
+        false
+    }
+
     fn find(&mut self, _: &Path, _: &str) -> Option<(String, Vec<OwnedFd>)> {
         None
     }
@@ -104,11 +110,14 @@ impl Image {
     /// The image's descriptors, the manifest's first. Reads all weights once for their checksums.
     ///
     /// # Errors
-    /// No files to tell it by, no memory, or no descriptors.
+    /// No files to tell it by, private memory, no memory, or no descriptors.
     pub fn seal(&self, path: &Path, variant: &str) -> io::Result<Vec<OwnedFd>> {
         if self.files.is_empty() {
             return Err(io::Error::other("the weights are of no file"));
         }
+        let segments = self.weights.segments();
+        let files: Option<Vec<_>> = segments.iter().map(|segment| segment.file()).collect();
+        let files = files.ok_or_else(|| io::Error::other("the weights lie in private memory"))?;
         let bytes = (*self.weights).as_ref();
         let mut tensors = self.tensors.clone();
         for stored in &mut tensors {
@@ -116,7 +125,6 @@ impl Image {
             bytes[stored.start as usize..][..stored.bytes as usize].chunks(PIECE).for_each(|piece| sum.add(piece));
             stored.sum = sum.end();
         }
-        let segments = self.weights.segments();
         let manifest = Manifest {
             path: path.into(),
             variant: variant.into(),
@@ -128,7 +136,7 @@ impl Image {
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         };
         let mut descriptors = vec![manifest.seal(&self.headers)?];
-        descriptors.extend(pass::copies(segments)?);
+        descriptors.extend(pass::copies(&files)?);
         Ok(descriptors)
     }
 }

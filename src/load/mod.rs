@@ -77,7 +77,7 @@ pub struct Loaded {
 }
 
 impl Source {
-    /// Reads the weights of `model` to wherever there is memory; see [`Source::load_at`].
+    /// Reads the weights of `model` to wherever there is memory, for this process alone; see [`Source::load_at`].
     ///
     /// # Errors
     /// As [`Source::load_at`].
@@ -87,11 +87,11 @@ impl Source {
         layout: LayoutOf<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model<Tensor>, Error> {
-        self.load_at(model, layout, &Policy::Local, progress).map(|loaded| loaded.model)
+        self.load_at(model, layout, (&Policy::Local, false), progress).map(|loaded| loaded.model)
     }
 
     /// Reads the weights of `model`, which was bound to this source, to memory placed by `policy`, in the order that
-    /// `layout` says for a type, rows and columns. `progress` is called on this thread, a few times per second of reading
+    /// `layout` says for a type, rows and columns. `kept`: somebody will keep the image. `progress` is called on this thread, a few times per second of reading
     /// at least, the last time with everything done.
     ///
     /// # Errors
@@ -100,12 +100,12 @@ impl Source {
         &self,
         model: Model<TensorInfo>,
         layout: LayoutOf<'_>,
-        policy: &Policy,
+        (policy, kept): (&Policy, bool),
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, Error> {
         let (placed, bytes) = places(&model, layout);
         let memory = |source| Error::Memory { bytes, source };
-        let mut arena = Arena::new(bytes, policy).map_err(memory)?;
+        let mut arena = Arena::new(bytes, policy, kept).map_err(memory)?;
         read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
         self.check_unchanged()?;
         let nodes = arena.nodes();

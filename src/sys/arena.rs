@@ -1,6 +1,7 @@
 //! Memory for weights that may outlive its process: files without a name (memfd), mapped side by side. It lies on the
 //! largest pages there are: of 1 GiB and 2 MiB as many as are reserved and free, the rest on transparent ones where the
-//! kernel grants them, else on 4 KiB. Called by `load`; knows nothing of what is stored.
+//! kernel grants them, else on 4 KiB. Called by `load`; knows nothing of what is stored. Where nobody will keep it, the
+//! rest is plain private memory, for which kernels grant transparent pages more readily than for shared one.
 //!
 //! ```text
 //! addresses  | pages of 1 GiB | pages of 2 MiB | the rest |
@@ -39,7 +40,8 @@ const FIXED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 /// A file of an arena.
 #[derive(Debug)]
 pub struct Segment {
-    file: OwnedFd,
+    /// None: private memory.
+    file: Option<OwnedFd>,
     /// Bytes of its pages as reserved; [`PAGE`] where the kernel decides.
     pub page: usize,
     /// Length, in whole pages.
@@ -123,14 +125,18 @@ impl Mapped {
 
     /// Takes whatever is mapped at a range away, the addresses stay reserved.
     fn unmap(&self, range: Range<usize>) -> io::Result<()> {
-        if range.is_empty() {
-            return Ok(());
-        }
+        self.map_private(range, libc::PROT_NONE)
+    }
+
+    /// Maps fresh private memory at a range, in place of what is there.
+    fn map_private(&self, range: Range<usize>, protection: c_int) -> io::Result<()> {
+        let room = self.reserved.bytes - self.offset;
+        assert!(range.end <= room, "segments stay within what was reserved");
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: as in `map_at`; the range consists of segments that were mapped within the reserved one.
+        // SAFETY: as in `map_at`.
         let mapped = unsafe {
             let address = self.reserved.start.add(self.offset + range.start);
-            libc::mmap(address.cast(), range.len(), libc::PROT_NONE, flags, -1, 0)
+            libc::mmap(address.cast(), range.len(), protection, flags, -1, 0)
         };
         if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -192,11 +198,11 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Zeroed memory of `bytes`, placed by `policy`, its pages there already.
+    /// Zeroed memory of `bytes`, placed by `policy`, its pages there already. `kept`: its descriptors will be handed on.
     ///
     /// # Errors
     /// No addresses, no descriptors, or no memory.
-    pub fn new(bytes: usize, policy: &Policy) -> io::Result<Arena> {
+    pub fn new(bytes: usize, policy: &Policy, kept: bool) -> io::Result<Arena> {
         let free = |page| if can_populate() { free_pages(Path::new("/"), page) } else { 0 };
         let giants = free(GIANT).min(bytes / GIANT);
         let mut mapped = Mapped::reserve(bytes, if giants > 0 { GIANT } else { LARGE })?;
@@ -205,7 +211,7 @@ impl Arena {
         mapped.add_reserved(LARGE, free(LARGE).min(rest.div_ceil(LARGE)), policy)?;
         let rest = bytes.saturating_sub(mapped.held());
         if rest > 0 || mapped.segments.is_empty() {
-            mapped.add_plain(rest.max(1).next_multiple_of(PAGE), policy)?;
+            mapped.add_plain(rest.max(1).next_multiple_of(PAGE), policy, kept)?;
         }
         Ok(Arena { mapped })
     }
@@ -228,10 +234,14 @@ impl Arena {
     /// What the kernel says to sealing, or to mapping anew.
     pub fn freeze(self) -> io::Result<Frozen> {
         let Arena { mapped } = self;
-        // A seal against writing wants no writable mapping to be left.
-        mapped.unmap(0..mapped.held())?;
+        let mut at = 0;
         for segment in &mapped.segments {
-            fcntl(&segment.file, FcntlArg::F_ADD_SEALS(FIXED | against_writing() | SealFlag::F_SEAL_SEAL))?;
+            if let Some(file) = &segment.file {
+                // A seal against writing wants no writable mapping to be left.
+                mapped.unmap(at..at + segment.bytes)?;
+                fcntl(file, FcntlArg::F_ADD_SEALS(FIXED | against_writing() | SealFlag::F_SEAL_SEAL))?;
+            }
+            at += segment.bytes;
         }
         Frozen::of(mapped)
     }
@@ -252,7 +262,7 @@ impl Mapped {
                 self.advise(range, libc::MADV_POPULATE_WRITE)
             });
             if there.is_ok() {
-                self.segments.push(Segment { file, page, bytes });
+                self.segments.push(Segment { file: Some(file), page, bytes });
                 return Ok(());
             }
             self.unmap(at..at + bytes)?;
@@ -262,12 +272,14 @@ impl Mapped {
     }
 
     /// Adds a segment of pages that nobody reserved.
-    fn add_plain(&mut self, bytes: usize, policy: &Policy) -> io::Result<()> {
-        let file = create(MFdFlags::empty(), bytes)?;
-        let at = self.held();
-        self.map(file.as_fd(), bytes, WRITABLE)?;
+    fn add_plain(&mut self, bytes: usize, policy: &Policy, kept: bool) -> io::Result<()> {
+        let range = self.held()..self.held() + bytes;
+        let file = if kept { Some(create(MFdFlags::empty(), bytes)?) } else { None };
+        match &file {
+            Some(file) => self.map(file.as_fd(), bytes, WRITABLE)?,
+            None => self.map_private(range.clone(), WRITABLE)?,
+        }
         self.segments.push(Segment { file, page: PAGE, bytes });
-        let range = at..at + bytes;
         policy.set_range(self.range_mut(range.clone()))?;
         // Refused where there are no transparent huge pages; plain ones do.
         let _ = self.advise(range.clone(), libc::MADV_HUGEPAGE);
@@ -316,7 +328,9 @@ impl Frozen {
     fn of(mapped: Mapped) -> io::Result<Frozen> {
         let mut at = 0;
         for segment in &mapped.segments {
-            mapped.map_at(at, segment.file.as_fd(), segment.bytes, libc::PROT_READ)?;
+            if let Some(file) = &segment.file {
+                mapped.map_at(at, file.as_fd(), segment.bytes, libc::PROT_READ)?;
+            }
             if segment.page == PAGE {
                 let start = mapped.start() as usize + at;
                 let _ = advise(start..start + segment.bytes, libc::MADV_HUGEPAGE);
@@ -385,13 +399,12 @@ impl AsRef<[u8]> for Frozen {
     }
 }
 
-impl AsFd for Segment {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 impl Segment {
+    /// Its file; `None`: private memory, which cannot be handed on.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
     /// Takes a descriptor for a segment, if it is a memory file that cannot change any more.
     fn of_sealed(file: OwnedFd) -> io::Result<Segment> {
         check_sealed(file.as_fd())?;
@@ -403,7 +416,7 @@ impl Segment {
         if bytes == 0 || !page.is_power_of_two() || page > GIANT || !bytes.is_multiple_of(page) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a segment of {bytes} bytes")));
         }
-        Ok(Segment { file, page, bytes })
+        Ok(Segment { file: Some(file), page, bytes })
     }
 }
 
@@ -467,6 +480,12 @@ fn can_populate() -> bool {
     })
 }
 
+/// Bytes of reserved pages that an arena would take now. Nobody else counts them as available.
+pub fn free_reserved() -> u64 {
+    let bytes = |page| free_pages(Path::new("/"), page).saturating_mul(page) as u64;
+    if can_populate() { bytes(GIANT).saturating_add(bytes(LARGE)) } else { 0 }
+}
+
 /// Reserved pages of a size that nobody has claimed.
 fn free_pages(root: &Path, page: usize) -> usize {
     let directory = root.join(format!("sys/kernel/mm/hugepages/hugepages-{}kB", page >> 10));
@@ -485,7 +504,7 @@ fn transparent(maps: &str, addresses: Range<usize>) -> usize {
         let first = words.next().unwrap_or_default();
         if let Some((start, _)) = first.split_once('-') {
             inside = usize::from_str_radix(start, 16).is_ok_and(|start| addresses.contains(&start));
-        } else if inside && ["ShmemPmdMapped:", "FilePmdMapped:"].contains(&first) {
+        } else if inside && ["AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:"].contains(&first) {
             bytes += words.next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) << 10;
         }
     }
@@ -497,10 +516,15 @@ mod tests {
     use super::*;
 
     fn filled(bytes: usize) -> Arena {
-        let mut arena = Arena::new(bytes, &Policy::Local).unwrap();
+        let mut arena = Arena::new(bytes, &Policy::Local, true).unwrap();
         assert!(arena.as_mut_slice().iter().all(|byte| *byte == 0));
         arena.as_mut_slice().iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 251) as u8);
         arena
+    }
+
+    fn copies(frozen: &Frozen) -> Vec<OwnedFd> {
+        let files: Vec<_> = frozen.segments().iter().filter_map(Segment::file).collect();
+        crate::sys::pass::copies(&files).unwrap()
     }
 
     fn is_filled(frozen: &Frozen) -> bool {
@@ -516,23 +540,34 @@ mod tests {
                 frozen.pages().values().sum::<u64>(),
                 frozen.segments().iter().map(|s| s.bytes as u64).sum::<u64>()
             );
-            let copies = crate::sys::pass::copies(frozen.segments()).unwrap();
+            let copies = copies(&frozen);
             drop(frozen);
             let again = Frozen::adopt(copies, bytes).unwrap();
             assert!(is_filled(&again));
             again.collapse();
             assert!(is_filled(&again), "moved to other pages, the bytes are the same");
-            assert!(Frozen::adopt(crate::sys::pass::copies(again.segments()).unwrap(), usize::MAX / 2).is_err());
+            assert!(Frozen::adopt(copies(&again), usize::MAX / 2).is_err());
         }
-        assert_eq!(Arena::new(0, &Policy::Local).unwrap().freeze().unwrap().as_ref().len(), 0);
-        assert!(Arena::new(usize::MAX / 2, &Policy::Local).is_err());
+        assert_eq!(Arena::new(0, &Policy::Local, true).unwrap().freeze().unwrap().as_ref().len(), 0);
+        assert!(Arena::new(usize::MAX / 2, &Policy::Local, true).is_err());
+    }
+
+    #[test]
+    fn what_nobody_keeps_is_private() {
+        let mut arena = Arena::new(3 << 20, &Policy::Local, false).unwrap();
+        arena.as_mut_slice()[3_000_000] = 9;
+        let frozen = arena.freeze().unwrap();
+        assert_eq!((frozen.as_ref()[3_000_000], frozen.as_ref().len()), (9, 3 << 20));
+        let plain = frozen.segments().iter().filter(|segment| segment.page == PAGE);
+        assert!(plain.clone().all(|segment| segment.file().is_none()));
+        assert_eq!(frozen.pages().values().sum::<u64>(), frozen.segments().iter().map(|s| s.bytes as u64).sum::<u64>());
     }
 
     #[test]
     fn nobody_writes_to_what_is_frozen() {
         use std::os::unix::fs::FileExt;
         let frozen = filled(10_000).freeze().unwrap();
-        let file = fs::File::from(frozen.segments()[0].as_fd().try_clone_to_owned().unwrap());
+        let file = fs::File::from(frozen.segments()[0].file().unwrap().try_clone_to_owned().unwrap());
         assert!(file.write_at(&[1], 0).is_err() && file.set_len(1).is_err() && file.set_len(1 << 20).is_err());
         let writable = Mapped::reserve(PAGE, PAGE).unwrap();
         assert!(writable.map(file.as_fd(), PAGE, WRITABLE).is_err());

@@ -7,10 +7,6 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-/// Whether a [`Mapping`] takes pages reserved by `vm.nr_hugepages`. While it does not, reserving some only takes memory
-/// away; `omnictl doctor` and `tune` go by it.
-pub const RESERVED_PAGES: bool = false;
-
 /// Zeroed private memory, page-aligned, whose pages come into being when they are first written.
 pub struct Mapping {
     map: MmapMut,

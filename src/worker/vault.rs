@@ -51,6 +51,10 @@ fn exchange(channel: &OwnedFd, ask: &Ask, descriptors: &[OwnedFd]) -> io::Result
 }
 
 impl Keeper for Vault {
+    fn keeps(&self) -> bool {
+        self.channel.is_some()
+    }
+
     fn find(&mut self, path: &Path, variant: &str) -> Option<(String, Vec<OwnedFd>)> {
         let ask = Ask::Find { path: path.into(), variant: variant.into() };
         match self.ask(&ask)? {

@@ -16,6 +16,10 @@ struct Shelf {
 }
 
 impl Keeper for Shelf {
+    fn keeps(&self) -> bool {
+        true
+    }
+
     fn find(&mut self, _: &Path, variant: &str) -> Option<(String, Vec<OwnedFd>)> {
         let (kept, descriptors) = self.kept.as_ref()?;
         (kept == variant).then(|| ("id".into(), pass::copies(descriptors).unwrap()))

@@ -79,6 +79,14 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     assert_eq!(left(), ["/m/a", "/m/c"], "the longest unused first");
     assert_eq!(vault.answer(9, "m", Ask::Reclaim { bytes: 1 << 40 }, vec![]).0, Answer::Freed { bytes: 4096 });
     assert_eq!(left(), ["/m/c"], "what is used stays");
+    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    assert_eq!(left(), ["/m/c"]);
+    keep(&vault, 4, "/m/d", 4096);
+    vault.leave(4);
+    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 29, cgroup: None });
+    assert_eq!(left(), ["/m/c", "/m/d"], "there is memory enough");
+    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 20, cgroup: None });
+    assert_eq!(left(), ["/m/c"], "the host runs out of it");
     vault.expire(Duration::ZERO);
     assert_eq!(vault.evict(None), []);
     vault.leave(3);
