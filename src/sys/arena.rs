@@ -540,9 +540,9 @@ mod tests {
                 frozen.pages().values().sum::<u64>(),
                 frozen.segments().iter().map(|s| s.bytes as u64).sum::<u64>()
             );
-            let copies = copies(&frozen);
+            let files = copies(&frozen);
             drop(frozen);
-            let again = Frozen::adopt(copies, bytes).unwrap();
+            let again = Frozen::adopt(files, bytes).unwrap();
             assert!(is_filled(&again));
             again.collapse();
             assert!(is_filled(&again), "moved to other pages, the bytes are the same");
