@@ -274,7 +274,7 @@ never\t'Never'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand doctor" -l strict -d 'Let warnings count as failures'
 complete -c omnictl -n "__fish_omnictl_using_subcommand doctor" -l json -d 'Results as JSON'
 complete -c omnictl -n "__fish_omnictl_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c omnictl -n "__fish_omnictl_using_subcommand tune" -l huge-pages -d 'Huge pages to reserve for the weights of the configured models [default: as the engine makes use of them]' -r -f -a "none\t'Reserve none: weights take transparent ones'
+complete -c omnictl -n "__fish_omnictl_using_subcommand tune" -l huge-pages -d 'Huge pages to reserve for the weights of the configured models' -r -f -a "none\t'Reserve none: weights take transparent ones'
 2M\t'2 MiB, reserved while the host runs'
 1G\t'1 GiB by the kernel\'s command line, and 2 MiB for the rest'"
 complete -c omnictl -n "__fish_omnictl_using_subcommand tune" -l config -d 'Configuration to go by [default: /etc/omni-inferd/config.toml if it is there]' -r -F

@@ -61,6 +61,8 @@ pub enum WorkerEvent {
 pub struct Worker {
     /// Process.
     pub pid: u32,
+    /// Of its socket; as the vault knows it.
+    pub number: u64,
     /// Where it serves HTTP.
     pub socket: PathBuf,
     events: mpsc::Receiver<WorkerEvent>,
@@ -165,7 +167,7 @@ pub async fn start(shared: &Shared, program: &Program, spec: &Spec, number: u64,
     let (sender, events) = mpsc::channel(QUEUE);
     let kill = Arc::new(Notify::new());
     tokio::spawn(attend(child, read, sender, kill.clone()));
-    Ok(Worker { pid, socket: socket.clone(), events, commands, kill })
+    Ok(Worker { pid, number, socket: socket.clone(), events, commands, kill })
 }
 
 fn command(program: &Program, id: &str, descriptors: [OwnedFd; COUNT]) -> Command {

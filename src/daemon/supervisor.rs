@@ -107,7 +107,10 @@ impl Task {
                 Input::Heartbeat { engine_age }
             }
             WorkerEvent::Exited(how) => {
-                self.worker = None;
+                if let Some(worker) = self.worker.take() {
+                    // The vault hears of it by itself, but perhaps only after whoever waits for this end.
+                    self.shared.vault.leave(worker.number);
+                }
                 let mut facts = self.model.facts();
                 let last = facts.stats.take().unwrap_or_default();
                 // Twice, the second time with nothing: the counters stay, the figures of the moment do not.

@@ -234,7 +234,7 @@ impl Vault {
     }
 
     /// A worker is gone.
-    fn leave(&self, user: User) {
+    pub fn leave(&self, user: User) {
         for image in self.held().iter_mut() {
             if image.users.remove(&user).is_some() {
                 image.idle_since = Instant::now();

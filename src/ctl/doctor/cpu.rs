@@ -147,7 +147,7 @@ mod tests {
         assert!(nps4.why.contains("5.2 against 10.9 tok/s") && nps4.why.contains("10.5 against 20.5 tok/s"));
         assert!(nps4.remedy.contains("NPS1"), "{nps4:?}");
         let two = numa(&host(4, 2, 2));
-        assert!(two.level == Level::Warn && two.remedy.starts_with("keep NUMAPolicy=interleave"), "{two:?}");
+        assert!(two.level == Level::Warn && two.remedy.starts_with("keep numa = \"interleave\""), "{two:?}");
     }
 
     #[test]
