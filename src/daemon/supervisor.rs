@@ -97,7 +97,7 @@ impl Task {
                 Input::Progress
             }
             WorkerEvent::Report(Report::Ready { info }) => {
-                self.ready(info);
+                self.ready(*info);
                 Input::Ready
             }
             WorkerEvent::Report(Report::Refused { error }) => Input::Refused(error),

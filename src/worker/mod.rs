@@ -118,7 +118,7 @@ fn work(
     if let Some(Err(error)) = growth.map(limit_growth) {
         tracing::warn!(%error, "the worker's memory cannot be limited");
     }
-    let info = served.info.clone();
+    let info = Box::new(served.info.clone());
     let result = runtime.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;

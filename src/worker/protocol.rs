@@ -62,7 +62,7 @@ pub enum Report {
     /// The socket answers.
     Ready {
         /// What was loaded.
-        info: ModelInfo,
+        info: Box<ModelInfo>,
     },
     /// Loading is impossible (bad file, not enough memory): do not restart, show the reason.
     Refused {

@@ -81,7 +81,7 @@ async fn run() {
         move |request| answer(fake.clone(), request)
     };
     tokio::spawn(serve(listener, handler, Limits::default(), std::future::pending()));
-    send(Report::Ready { info }).await;
+    send(Report::Ready { info: Box::new(info) }).await;
     let mut beats = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {
