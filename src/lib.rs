@@ -15,6 +15,7 @@
 pub mod quant; // block formats: layout, scalar decode and encode
 pub mod sys; // [unsafe] Linux: memory, affinity, notify, peer credentials, listening descriptors
 pub mod transport; // HTTP as every server here has it: version, hop-by-hop header fields
+pub mod vault; // what an image of loaded weights says about itself, and how worker and daemon speak of it
 
 // The model as data: pure, no I/O, no clock.
 pub mod gguf; // bytes -> header, metadata, tensor directory, split files

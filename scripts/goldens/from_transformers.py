@@ -2,7 +2,7 @@
 """Goldens from Hugging Face transformers; see tests/goldens/README.md.
 
   pip install numpy torch transformers gguf zstandard
-  from_transformers.py OUT            writes for each of MODELS OUT/NAME.gguf.zst, a small model of random weights, and
+  from_transformers.py OUT            writes for each of ALL OUT/NAME.gguf.zst, a small model of random weights, and
                                       OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
                                       (OUT/phi3-short.npy: over its first 32, phi3's original context);
                                       for those with recurrent layers 8 rows more, of the prompt of 600 tokens in OUT/long.json
@@ -41,7 +41,7 @@ def yarn(mscale):
 # rotation, sigmoids with a bias for the choice, and scale, MiniMax-M2's norms over all heads together, gpt-oss's sinks,
 # alternating windows, biases of experts and clamped activation, Gemma 3's norms, windows, two rotations and cap, Phi-3's
 # fused matrices and two sets of rotary factors, Ministral 3's queries that grow (all windows are shorter than the
-# sequence), DeepSeek-V2's latent attention with queries made at once, the matrix to keys and values whole, YaRN and groups by their best expert, V3's with
+# sequence); below DeepSeek-V2's latent attention with queries made at once, the matrix to keys and values whole, YaRN and groups by their best expert, V3's with
 # compressed queries, that matrix cut, sigmoids and groups by their best two, GLM-4.7-Flash's without YaRN, groups and a word
 # on how scores become weights.
 MODELS = {
@@ -75,6 +75,9 @@ MODELS = {
     "mistral3": ("Ministral3", dict(BASE, rms_norm_eps=1e-5, head_dim=32, rope_parameters=dict(
         YARN, rope_theta=1e6, factor=16.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=1.0,
         llama_4_scaling_beta=0.1))),
+}
+# With latent attention. Their seeds count from 8.
+LATENTS = {
     "deepseek-v2": ("DeepseekV2", dict(LATENT, q_lora_rank=None, routed_scaling_factor=1.5, topk_method="group_limited_greedy",
                                        n_group=4, topk_group=2, rope_parameters=yarn(0.707))),
     "deepseek-v3": ("DeepseekV3", dict(LATENT, q_lora_rank=40, routed_scaling_factor=2.5, norm_topk_prob=True, n_group=4,
@@ -83,7 +86,7 @@ MODELS = {
                                           topk_group=1, n_shared_experts=1, rope_parameters=PLAIN)),
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}
-ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(("deepseek-v2", "deepseek-v3", "glm-4.7-flash"), "deepseek2")}
+ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(LATENTS, "deepseek2")}
 # With recurrent layers: gated delta net beside gated attention, norms around zero. Each another way to say which layers have
 # attention (both, an interval, a list), heads of q and k of another width than those of v, more of v than of k. Their seeds
 # count from 100.
@@ -97,6 +100,7 @@ HYBRIDS = {
     "qwen35": ("Qwen3_5", dict(DELTA, layer_types=TURNS * 2)),
     "qwen35moe": ("Qwen3_5Moe", dict(DELTA, **SHARED, layer_types=[TURNS[0], *TURNS, TURNS[0]], linear_num_value_heads=6)),
 }
+ALL = MODELS | LATENTS | HYBRIDS
 # Rows of a long prompt that are kept.
 LONG, LONG_ROWS = 600, [0, 63, 64, 127, 300, 511, 512, 599]
 PARTS = {
@@ -126,7 +130,7 @@ def weights(module):
 
 def model(name, number):
     """The module with weights that depend on nothing but numpy's generator."""
-    kind, settings = (MODELS | HYBRIDS)[name]
+    kind, settings = ALL[name]
     config = getattr(transformers, CONFIGS.get(kind, kind + ("TextConfig" if "_" in kind else "Config")))(**settings)
     module = getattr(transformers, kind + "ForCausalLM")(config).float().eval()
     random = np.random.default_rng(number)
@@ -364,7 +368,7 @@ def main():
         json.dump({"ids": long_ids, "rows": LONG_ROWS}, open(f"{out}/long.json", "w"))
     elif json.load(open(f"{out}/ids.json")) != ids or json.load(open(f"{out}/long.json"))["ids"] != long_ids:
         faults.append("ids.json or long.json differs")
-    for number, name in [*enumerate(MODELS), *enumerate(HYBRIDS, 100)]:
+    for number, name in [*enumerate(MODELS), *enumerate(LATENTS, 8), *enumerate(HYBRIDS, 100)]:
         module = model(name, number)
         with torch.no_grad():
             found = {name: module(torch.tensor([ids])).logits[0].numpy()}
@@ -386,7 +390,7 @@ def main():
             golden = np.load(f"{out}/{key}.npy")
             if golden.shape != logits.shape or abs(golden - logits).max() > 1e-5 * np.ptp(golden):
                 faults.append(f"{key}.npy differs")
-    print("\n".join(faults) or f"{', '.join(MODELS | HYBRIDS)}: {'all as in' if check else 'written to'} {out}")
+    print("\n".join(faults) or f"{', '.join(ALL)}: {'all as in' if check else 'written to'} {out}")
     sys.exit(bool(faults))
 
 

@@ -9,6 +9,9 @@
 //! | `POST /control/v1/models/{id}/load` | | [`ModelStatus`]; 202 at once, `?wait=true` answers when ready or failed |
 //! | `POST /control/v1/models/{id}/unload` | | [`ModelStatus`]; waits for running streams, `?force=true` cuts them |
 //! | `POST /control/v1/reload` | | [`Reloaded`]: reads the configuration file again |
+//! | `GET /control/v1/vault` | | [`VaultImages`]: weights that are kept for the next worker |
+//! | `POST /control/v1/vault/verify?id=ID` | | [`VaultImages`]: compares checksums, of all without `id` |
+//! | `POST /control/v1/vault/evict?id=ID` | | [`Evicted`]: frees one, or all that no model uses |
 //! | `GET /control/v1/events` | | SSE of [`Event`], first a `status` of each model |
 //! | `GET /control/v1/logs?model=ID&lines=N&follow=true` | | `text/plain` lines |
 
@@ -125,10 +128,76 @@ pub struct ModelInfo {
     pub vocab: usize,
     /// KV cache element type.
     pub kv_type: String,
-    /// How the file was read: `io_uring, direct`, or `threads, direct`, or `threads, page cache`.
+    /// How the file was read: `io_uring, direct`, `threads, direct` or `threads, page cache`; or `the vault`: not at all.
     pub read_by: String,
     /// Bytes of the worker's memory on huge pages when the weights had been read.
     pub huge_page_bytes: u64,
+    /// Bytes of the weights' memory on pages of each size.
+    #[serde(default)]
+    pub pages: Vec<PageBytes>,
+    /// Bytes of the weights' memory on each NUMA node, as the kernel placed them.
+    #[serde(default)]
+    pub nodes: Vec<NodeBytes>,
+}
+
+/// Memory on pages of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PageBytes {
+    /// Bytes of a page.
+    pub page: u64,
+    /// Bytes on such pages.
+    pub bytes: u64,
+}
+
+/// Memory on one NUMA node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeBytes {
+    /// The node's number.
+    pub node: u64,
+    /// Bytes on it.
+    pub bytes: u64,
+}
+
+/// An image of loaded weights that the daemon keeps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VaultImage {
+    /// Name.
+    pub id: String,
+    /// The model's file.
+    pub path: String,
+    /// How the weights lie.
+    pub variant: String,
+    /// Bytes of memory that it takes.
+    pub bytes: u64,
+    /// Models whose worker uses it now.
+    pub models: Vec<String>,
+    /// Seconds since the last of them went.
+    pub idle_seconds: Option<f64>,
+    /// Seconds since it was made.
+    pub age_seconds: f64,
+    /// Seconds since its checksums were last found right.
+    pub verified_seconds: Option<f64>,
+    /// The service manager holds it, too: it outlives the daemon.
+    pub stored: bool,
+}
+
+/// `GET /control/v1/vault`, and what `verify` found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VaultImages {
+    /// Those that are kept.
+    pub images: Vec<VaultImage>,
+    /// Those that were found damaged and let go, with what was damaged.
+    #[serde(default)]
+    pub damaged: Vec<String>,
+}
+
+/// `POST /control/v1/vault/evict`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Evicted {
+    /// Those let go.
+    pub images: Vec<VaultImage>,
+    /// Bytes of memory that they took.
+    pub bytes: u64,
 }
 
 /// The daemon and all it runs.

@@ -98,6 +98,9 @@ pub enum Refusals {
         paths::load,
         paths::unload,
         paths::reload,
+        paths::vault,
+        paths::verify,
+        paths::evict,
         paths::events,
         paths::logs,
     ),
@@ -121,7 +124,7 @@ pub fn document() -> Result<String, serde_json::Error> {
 /// Endpoints of the daemon, described here because the document has one place.
 #[allow(dead_code, reason = "they only carry the descriptions")]
 mod paths {
-    use super::super::control::{LoadFile, ModelStatus, Reloaded, Status};
+    use super::super::control::{Evicted, LoadFile, ModelStatus, Reloaded, Status, VaultImages};
     use super::super::wire::models::Health;
     use super::{Failures, Refusals};
 
@@ -172,6 +175,20 @@ mod paths {
     #[utoipa::path(post, path = "/control/v1/reload", tag = "control", responses(
         (status = 200, description = "The configuration was read again", body = Reloaded), Refusals))]
     fn reload() {}
+
+    #[utoipa::path(get, path = "/control/v1/vault", tag = "control", responses(
+        (status = 200, description = "Weights that are kept for the next worker", body = VaultImages), Failures))]
+    fn vault() {}
+
+    #[utoipa::path(post, path = "/control/v1/vault/verify", tag = "control", params(
+        ("id" = Option<String>, Query, description = "Only this image")), responses(
+        (status = 200, description = "What is sound, and what was let go", body = VaultImages), Refusals))]
+    fn verify() {}
+
+    #[utoipa::path(post, path = "/control/v1/vault/evict", tag = "control", params(
+        ("id" = Option<String>, Query, description = "This image; without it all that no model uses")), responses(
+        (status = 200, description = "What was let go", body = Evicted), Refusals))]
+    fn evict() {}
 
     #[utoipa::path(get, path = "/control/v1/events", tag = "control", responses(
         (status = 200, description = "Events as they happen", body = String, content_type = "text/event-stream"),

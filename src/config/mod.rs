@@ -85,6 +85,10 @@ pub struct Daemon {
     pub max_connections: usize,
     /// A connection must send its header within.
     pub header_timeout: Duration,
+    /// Keep loaded weights in memory for the next worker.
+    pub vault: bool,
+    /// So long after the last worker that used them.
+    pub vault_ttl: Duration,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
     pub log: String,
 }
@@ -118,6 +122,8 @@ pub struct Model {
     pub kv_type: String,
     /// Default 512.
     pub prefill_chunk: usize,
+    /// Over which NUMA nodes its memory lies: `interleave` (default) or `bind:N`.
+    pub numa: String,
     /// Instruction sets switched off.
     pub disable_isa: Vec<String>,
     /// Replaces the file's chat template.
@@ -146,6 +152,8 @@ impl Daemon {
             max_body_bytes: 32 << 20,
             max_connections: 1024,
             header_timeout: Duration::from_secs(10),
+            vault: true,
+            vault_ttl: Duration::from_secs(600),
             log: "info".into(),
         }
     }
@@ -168,6 +176,7 @@ impl Model {
             cpus: None,
             kv_type: "f16".into(),
             prefill_chunk: 512,
+            numa: "interleave".into(),
             disable_isa: Vec::new(),
             chat_template: None,
         }

@@ -128,6 +128,8 @@ fn read_daemon(section: &mut Section<'_, '_>, environment: &Environment) -> Daem
         max_body_bytes: section.size("max_body_bytes", 1 << 10..=1 << 30).unwrap_or(defaults.max_body_bytes),
         max_connections: section.count("max_connections", 1..=1_000_000).unwrap_or(defaults.max_connections),
         header_timeout: section.positive("header_timeout", defaults.header_timeout),
+        vault: section.boolean("vault").unwrap_or(defaults.vault),
+        vault_ttl: section.duration("vault_ttl").unwrap_or(defaults.vault_ttl),
         log: section.log_filter("log").unwrap_or(defaults.log),
     }
 }
@@ -152,6 +154,7 @@ fn read_model(section: &mut Section<'_, '_>, environment: &Environment) -> Optio
         cpus: section.string("cpus", "0-7"),
         kv_type: section.choice("kv_type", &KV_TYPES).unwrap_or(defaults.kv_type),
         prefill_chunk: section.count("prefill_chunk", 1..=65_536).unwrap_or(defaults.prefill_chunk),
+        numa: section.string("numa", "interleave").unwrap_or(defaults.numa),
         disable_isa: section.strings("disable_isa").unwrap_or_default(),
         chat_template: section.file_path("chat_template", "/srv/models/chat.jinja"),
         id: defaults.id,
@@ -182,6 +185,7 @@ fn check_model(section: &Section<'_, '_>, model: &Model, environment: &Environme
 fn remedy(key: &str) -> String {
     match key {
         "disable_isa" => format!("known are: {}", INSTRUCTION_SETS.join(", ")),
+        "numa" => "write \"interleave\", or \"bind:N\" with a node of omnictl status --topology".into(),
         "cpus" => "write a list as for taskset -c, for instance cpus = \"0-7,16-23\"".into(),
         _ => "use 1 to 128 of: letters, digits, . _ - : @ +  (aliases also /)".into(),
     }
@@ -224,6 +228,9 @@ impl Model {
         }
         for name in self.disable_isa.iter().filter(|name| !INSTRUCTION_SETS.contains(&name.as_str())) {
             problems.push(("disable_isa", format!("\"{}\" is not an instruction set", name.escape_debug())));
+        }
+        if let Err(what) = super::units::check_numa(&self.numa) {
+            problems.push(("numa", what));
         }
         if let Some(Err(what)) = self.cpus.as_deref().map(super::parse_cpus) {
             problems.push(("cpus", what));

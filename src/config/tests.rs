@@ -80,6 +80,8 @@ fn every_field_of_the_config_has_a_key() {
         max_body_bytes: _,
         max_connections: _,
         header_timeout: _,
+        vault: _,
+        vault_ttl: _,
         log: _,
     } = Daemon::with_defaults(&Environment::pure());
     let Model {
@@ -96,12 +98,13 @@ fn every_field_of_the_config_has_a_key() {
         cpus: _,
         kv_type: _,
         prefill_chunk: _,
+        numa: _,
         disable_isa: _,
         chat_template: _,
     } = Model::new("a", "b");
     let count = |wanted| known_keys().into_iter().filter(|(section, _)| *section == wanted).count();
     // restart_backoff is two keys.
-    assert_eq!((count("daemon"), count("model")), (13, 15));
+    assert_eq!((count("daemon"), count("model")), (15, 16));
 }
 
 #[test]
@@ -124,6 +127,10 @@ fn a_full_file_is_read() {
 #[test]
 fn mistakes_name_line_key_and_remedy() {
     let cases = [
+        (
+            "[[model]]\npath = \"/x\"\nnuma = \"partition\"",
+            "line 3: model[0].numa: partition (rows with the threads that use them) is not there yet; write \"interleave\"",
+        ),
         ("[daemon]\ndrain_timout = \"1s\"", "line 2: daemon.drain_timout: unknown key; did you mean `drain_timeout`?"),
         ("[deamon]\n", "line 1: deamon: unknown key; did you mean `daemon`?"),
         ("[[models]]\npath = \"x\"", "line 1: models: unknown key; did you mean `model`?"),

@@ -86,6 +86,19 @@ pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
+/// Whether a text is a memory policy: `interleave`, or `bind:N` with a node's number.
+///
+/// # Errors
+/// What is wrong with the text.
+pub(super) fn check_numa(text: &str) -> Result<(), String> {
+    match text.strip_prefix("bind:").map(|node| node.parse::<u16>()) {
+        Some(Ok(_)) => Ok(()),
+        None if text == "interleave" => Ok(()),
+        None if text == "partition" => Err("partition (rows with the threads that use them) is not there yet".into()),
+        _ => Err(format!("\"{}\" is no memory policy", text.escape_debug())),
+    }
+}
+
 /// The known name that a misspelt one most likely meant: at most two edits, or a third of its length, away.
 pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > 64 {

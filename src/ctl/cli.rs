@@ -3,7 +3,9 @@
 use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
-use super::{bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, tune, watch};
+use super::{
+    bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, tune, vault, watch,
+};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
 use std::path::PathBuf;
@@ -69,6 +71,8 @@ pub enum DaemonCommand {
     Events,
     /// Make the daemon read its configuration again
     Reload,
+    /// Show the weights that stay in memory for the next worker; compare their checksums, let them go
+    Vault(vault::VaultArgs),
     /// Start a daemon with the bundled model, stream a story, stop it
     Demo(demo::Demo),
 }
@@ -155,6 +159,7 @@ async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Outpu
         DaemonCommand::Logs(args) => watch::logs(&client, args, out).await,
         DaemonCommand::Events => watch::events(&client, out).await,
         DaemonCommand::Reload => watch::reload(&client, out).await,
+        DaemonCommand::Vault(args) => vault::run(&client, args, out).await,
         DaemonCommand::Demo(args) => demo::demo(args, out).await,
     }
 }
@@ -199,7 +204,7 @@ mod tests {
     /// A default of another type than its field shows only when a command line is read.
     #[test]
     fn every_command_is_read() {
-        let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;demo;inspect f;tokenize f;\
+        let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;vault;demo;inspect f;tokenize f;\
                      detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;doctor;tune;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {

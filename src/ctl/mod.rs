@@ -21,6 +21,7 @@ mod sysctl; // kernel settings with their reasons
 pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon
 pub mod topology; // status --topology: the host drawn, without a daemon
 pub mod tune; // settings of the host: shown, applied, rolled back
+pub mod vault; // weights that stay in memory for the next worker
 pub mod watch; // logs, events, reload
 mod weights; // what the configured models need, from their headers
 

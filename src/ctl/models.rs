@@ -4,7 +4,7 @@ use super::client::Client;
 use super::error::Error;
 use super::output::{self, Output};
 use super::progress;
-use crate::api::control::{ModelState, ModelStatus, Stats, Status};
+use crate::api::control::{ModelInfo, ModelState, ModelStatus, Stats, Status};
 use clap::Args;
 use comfy_table::Cell;
 use http::Method;
@@ -112,9 +112,20 @@ fn note(model: &ModelStatus, out: Output) -> Option<String> {
     let text = match (model.state, &model.error, &model.progress) {
         (ModelState::Loading, _, Some(progress)) => progress::describe(progress),
         (_, Some(error), _) => out.red(error),
+        (ModelState::Ready, ..) => placement(model.info.as_ref()?)?,
         _ => return None,
     };
     Some(format!("\n{}: {text}", model.id))
+}
+
+/// Where the weights lie: pages of each size, and nodes where there are several.
+fn placement(info: &ModelInfo) -> Option<String> {
+    let pages = info.pages.iter().rev();
+    let pages = pages.map(|on| format!("{} on pages of {}", output::bytes(on.bytes), output::bytes(on.page)));
+    let nodes = info.nodes.iter().filter(|_| info.nodes.len() > 1);
+    let nodes = nodes.map(|on| format!("{} on node {}", output::bytes(on.bytes), on.node));
+    let text = pages.chain(nodes).collect::<Vec<_>>().join(", ");
+    (!text.is_empty()).then(|| format!("weights from {}: {text}", info.read_by))
 }
 
 fn ps_text(models: &[ModelStatus], out: Output) -> String {

@@ -4,7 +4,8 @@
 use super::model::{Model, Order};
 use super::router::App;
 use super::supervisor::settle;
-use crate::api::control::{Event, LoadFile, ModelState, ModelStatus, Status};
+use super::vault::Vault;
+use crate::api::control::{Event, Evicted, LoadFile, ModelState, ModelStatus, Status, VaultImages};
 use crate::api::error::ApiError;
 use crate::api::http::{Body, BoxError, json, parse_json, read_body};
 use crate::api::sse;
@@ -46,7 +47,8 @@ pub async fn route(
     let allowed = match (path, model, action) {
         ("status" | "events" | "logs", ..) | (_, Some(_), "") => "GET, HEAD",
         ("models", ..) => "GET, HEAD, POST",
-        ("reload", ..) | (_, Some(_), "load" | "unload") => "POST",
+        ("vault", ..) => "GET, HEAD",
+        ("reload" | "vault/verify" | "vault/evict", ..) | (_, Some(_), "load" | "unload") => "POST",
         _ => return Err(ApiError::not_found(format!("there is no {}", head.uri.path()))),
     };
     let method = if head.method == Method::HEAD { "GET" } else { head.method.as_str() };
@@ -67,6 +69,9 @@ pub async fn route(
         ("models", "POST") => add(app, body, query.flag("wait")?).await,
         ("models", _) => Ok(json(StatusCode::OK, &ModelStatuses { models: statuses(app) })),
         ("reload", _) => reload(app).await,
+        ("vault", _) => Ok(json(StatusCode::OK, &VaultImages { images: vault(app).list(), ..VaultImages::default() })),
+        ("vault/verify", _) => verify(app, query.text("id")).await,
+        ("vault/evict", _) => evict(app, query.text("id")),
         ("events", _) if head.method == Method::HEAD => Ok(sse::channel(sse::Pace::default()).1),
         ("events", _) => Ok(events(app)),
         _ => logs(app, &query),
@@ -101,6 +106,36 @@ fn status(app: &App) -> Status {
         memory_available: memory.available,
         models: statuses(app),
     }
+}
+
+fn vault(app: &App) -> &Vault {
+    &app.registry.shared.vault
+}
+
+/// 404 for an image that there is not.
+fn check_image(app: &App, id: Option<&str>) -> Result<(), ApiError> {
+    match id.filter(|id| vault(app).list().iter().all(|image| image.id != *id)) {
+        Some(id) => Err(ApiError::not_found(format!("the vault has no image '{id}'; see omnictl vault"))),
+        None => Ok(()),
+    }
+}
+
+async fn verify(app: &Arc<App>, id: Option<String>) -> Result<Response<Body>, ApiError> {
+    check_image(app, id.as_deref())?;
+    let images = vault(app).list().into_iter().map(|image| image.id);
+    let mut damaged = Vec::new();
+    for image in images.filter(|image| id.as_ref().is_none_or(|id| id == image)) {
+        damaged.extend(super::vault::verify(app, image, super::vault::HURRIED).await);
+    }
+    let images = vault(app).list().into_iter().filter(|image| id.as_ref().is_none_or(|id| *id == image.id)).collect();
+    Ok(json(StatusCode::OK, &VaultImages { images, damaged }))
+}
+
+fn evict(app: &App, id: Option<String>) -> Result<Response<Body>, ApiError> {
+    check_image(app, id.as_deref())?;
+    let images = vault(app).evict(id.as_deref());
+    let bytes = images.iter().map(|image| image.bytes).sum();
+    Ok(json(StatusCode::OK, &Evicted { images, bytes }))
 }
 
 async fn load(app: &App, model: &Arc<Model>, wait: bool) -> Result<Response<Body>, ApiError> {

@@ -160,6 +160,7 @@ impl Main {
         self.filter.set(&config.daemon.log);
         app.registry.shared.program.write().unwrap_or_else(PoisonError::into_inner).log.clone_from(&config.daemon.log);
         *app.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Access::new(&config.daemon));
+        app.registry.shared.vault.switch(config.daemon.vault);
         let changes = app.registry.apply(config.clone()).await;
         *app.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.as_in_force(config));
         let _ = app.registry.shared.events.send(Event::Reloaded { changes: changes.clone() });

@@ -6,7 +6,7 @@
 //!          │ access ─▶ router ─▶ forward ─▶ worker's socket
 //!          │             └─▶ control, views, metrics
 //!          └ registry ─▶ model ◀─▶ supervisor (a task per model) ─▶ process ─▶ worker
-//!                                     └ lifecycle (pure)
+//!                                     └ lifecycle (pure)      vault ◀─┘ weights that outlive it
 //! ```
 
 mod access; // who may do what
@@ -26,6 +26,7 @@ mod registry; // all models
 mod router; // path and method to endpoint
 mod server; // start and end
 mod supervisor; // one task per model
+mod vault; // weights that outlive workers and daemon
 mod views; // models, health, ready
 
 pub use cli::{command, main};

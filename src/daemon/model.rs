@@ -28,6 +28,8 @@ pub struct Shared {
     pub run_directory: PathBuf,
     /// Numbers these sockets.
     pub next_socket: AtomicU64,
+    /// Weights that outlive workers.
+    pub vault: Arc<super::vault::Vault>,
     /// For `/control/v1/events`.
     pub events: broadcast::Sender<Event>,
     /// No model is loaded any more.

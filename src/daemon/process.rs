@@ -3,13 +3,16 @@
 
 use super::lines::next_line;
 use super::logs::{LINE_BYTES, Logs};
-use crate::sys::{notify, process};
+use super::model::Shared;
+use super::vault;
+use crate::sys::inherit::COUNT;
+use crate::sys::{notify, pass, process};
 use crate::worker::protocol::{Command as ControlCommand, Report, Spec};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +61,8 @@ pub enum WorkerEvent {
 pub struct Worker {
     /// Process.
     pub pid: u32,
+    /// Of its socket; as the vault knows it.
+    pub number: u64,
     /// Where it serves HTTP.
     pub socket: PathBuf,
     events: mpsc::Receiver<WorkerEvent>,
@@ -127,17 +132,12 @@ impl Spawner {
     }
 }
 
-/// Starts a worker: binds its private socket, passes it with the control channel, sends the specification.
+/// Starts a worker: binds its private socket, numbered, passes it with the channels, sends the specification.
 ///
 /// # Errors
 /// The socket cannot be bound or the process cannot be started.
-pub async fn start(
-    spawner: &Spawner,
-    program: &Program,
-    spec: &Spec,
-    socket: &Path,
-    logs: &Logs,
-) -> io::Result<Worker> {
+pub async fn start(shared: &Shared, program: &Program, spec: &Spec, number: u64, logs: &Logs) -> io::Result<Worker> {
+    let socket = &shared.run_directory.join(format!("{number}.sock"));
     let _ = std::fs::remove_file(socket);
     if let Some(directory) = socket.parent() {
         // Made at the start; somebody may have cleaned up.
@@ -146,11 +146,13 @@ pub async fn start(
     let listener = UnixListener::bind(socket)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", socket.display())))?;
     let (ours, theirs) = StdUnixStream::pair()?;
-    let mut child =
-        spawner.spawn(command(program, &spec.id, [listener.into(), theirs.into()])).await.map_err(|error| {
-            let _ = std::fs::remove_file(socket);
-            io::Error::new(error.kind(), format!("{}: {error}", program.path.display()))
-        })?;
+    let (vault, its_end) = pass::pair()?;
+    let command = command(program, &spec.id, [listener.into(), theirs.into(), its_end]);
+    let mut child = shared.spawner.spawn(command).await.map_err(|error| {
+        let _ = std::fs::remove_file(socket);
+        io::Error::new(error.kind(), format!("{}: {error}", program.path.display()))
+    })?;
+    vault::attend(shared.vault.clone(), vault, number, spec.id.clone())?;
     let pid = child.id().unwrap_or_default();
     ours.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(ours)?.into_split();
@@ -165,10 +167,10 @@ pub async fn start(
     let (sender, events) = mpsc::channel(QUEUE);
     let kill = Arc::new(Notify::new());
     tokio::spawn(attend(child, read, sender, kill.clone()));
-    Ok(Worker { pid, socket: socket.into(), events, commands, kill })
+    Ok(Worker { pid, number, socket: socket.clone(), events, commands, kill })
 }
 
-fn command(program: &Program, id: &str, descriptors: [OwnedFd; 2]) -> Command {
+fn command(program: &Program, id: &str, descriptors: [OwnedFd; COUNT]) -> Command {
     let mut command = Command::new(&program.path);
     command.args(["worker", "--log", &program.log, id]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -9,11 +9,13 @@ use super::model::{Order, Shared};
 use super::process::{Program, Spawner};
 use super::registry::Registry;
 use super::router::{App, handle};
+use super::vault::{self, Vault};
 use crate::api::http::{Limits, serve};
 use crate::config::{self, Config};
 use crate::sys::listen;
 use crate::sys::net::{BindError, Bound, MAX_SOCKET_PATH};
 use crate::sys::notify;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,6 +108,8 @@ struct Place {
     socket: PathBuf,
     run_directory: PathBuf,
     bound: Option<Bound>,
+    /// What an earlier daemon left with the service manager.
+    stored: Vec<(String, OwnedFd)>,
 }
 
 impl Drop for Place {
@@ -115,7 +119,8 @@ impl Drop for Place {
 }
 
 fn open(config: &Config, access: &Access) -> Result<Place, StartError> {
-    let mut inherited = listen::inherited_unix().map_err(StartError::Inherited)?;
+    let inherited = listen::inherited_unix(vault::STORED).map_err(StartError::Inherited)?;
+    let (mut inherited, stored) = (inherited.listeners, inherited.stored);
     let mut socket = config.daemon.socket.clone();
     let mut bound = None;
     if inherited.is_empty() {
@@ -148,7 +153,7 @@ fn open(config: &Config, access: &Access) -> Result<Place, StartError> {
         })
         .collect::<Result<_, _>>()
         .map_err(io("the socket cannot be listened on"))?;
-    Ok(Place { listeners, socket, run_directory, bound })
+    Ok(Place { listeners, socket, run_directory, bound, stored })
 }
 
 async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), StartError> {
@@ -160,12 +165,16 @@ async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), Start
     config.daemon.socket.clone_from(&place.socket);
     let mut program_of = Program::this(&config.daemon.log);
     program_of.path = program.unwrap_or(program_of.path);
+    let kept = Arc::new(Vault::default());
+    kept.switch(config.daemon.vault);
+    kept.restore(std::mem::take(&mut place.stored));
     let shared = Arc::new(Shared {
         settings: RwLock::new(Arc::new(config.daemon.clone())),
         program: RwLock::new(program_of),
         spawner: Spawner::start().map_err(io("the spawning thread cannot be started"))?,
         run_directory: place.run_directory.clone(),
         next_socket: AtomicU64::new(0),
+        vault: kept,
         events: broadcast::channel(EVENTS).0,
         draining: false.into(),
     });
@@ -191,6 +200,7 @@ async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), Start
         limits(&app.config().daemon),
         async move { drop(stopped.await) },
     ));
+    tokio::spawn(vault::look_after(app.clone()));
     greet(&app);
     notify::ready();
     for model in app.registry.models().into_iter().filter(|model| model.settings().preload) {

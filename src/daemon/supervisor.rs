@@ -97,7 +97,7 @@ impl Task {
                 Input::Progress
             }
             WorkerEvent::Report(Report::Ready { info }) => {
-                self.ready(info);
+                self.ready(*info);
                 Input::Ready
             }
             WorkerEvent::Report(Report::Refused { error }) => Input::Refused(error),
@@ -107,7 +107,10 @@ impl Task {
                 Input::Heartbeat { engine_age }
             }
             WorkerEvent::Exited(how) => {
-                self.worker = None;
+                if let Some(worker) = self.worker.take() {
+                    // The vault hears of it by itself, but perhaps only after whoever waits for this end.
+                    self.shared.vault.leave(worker.number);
+                }
                 let mut facts = self.model.facts();
                 let last = facts.stats.take().unwrap_or_default();
                 // Twice, the second time with nothing: the counters stay, the figures of the moment do not.
@@ -171,10 +174,9 @@ impl Task {
         let settings = self.model.settings();
         let spec = spec(&settings, &self.shared.settings());
         let number = self.shared.next_socket.fetch_add(1, Ordering::Relaxed);
-        let socket = self.shared.run_directory.join(format!("{number}.sock"));
         self.model.say(Level::INFO, &format!("loading {}", settings.path.display()));
         let program = self.shared.program();
-        let started = process::start(&self.shared.spawner, &program, &spec, &socket, &self.model.logs).await;
+        let started = process::start(&self.shared, &program, &spec, number, &self.model.logs).await;
         let worker = started.map_err(|error| format!("it could not be started: {error}"))?;
         let mut facts = self.model.facts();
         facts.pid = Some(worker.pid);
@@ -266,6 +268,8 @@ fn spec(model: &config::Model, daemon: &config::Daemon) -> Spec {
         disable_isa: model.disable_isa.clone(),
         chat_template: model.chat_template.clone(),
         max_body_bytes: daemon.max_body_bytes,
+        numa: model.numa.clone(),
+        vault: daemon.vault,
     }
 }
 

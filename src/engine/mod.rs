@@ -14,7 +14,7 @@ mod stream;
 mod tests;
 
 pub use handle::Handle;
-pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open};
+pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open, open_kept};
 
 use crate::sample::{Logprobs, Params};
 use std::time::{Duration, Instant};

@@ -1,8 +1,10 @@
 //! Carries out a plan: opens a GGUF file or a split set, reads the header and no more, and then each tensor's bytes once
-//! into anonymous memory, packed on the way. No weight is mapped from a file and none is held twice, so the peak is the
-//! weights and some bounded buffers. Called by `engine`, and by commands that look at a file without running it.
+//! into memory, packed on the way. No weight is mapped from a file and none is held twice, so the peak is the weights and
+//! some bounded buffers. What was read is an [`Image`], which somebody may keep for a later process. Called by `engine`,
+//! and by commands that look at a file without running it.
 
 mod error;
+mod image;
 mod jobs;
 mod read;
 mod source;
@@ -12,6 +14,7 @@ mod tests;
 pub use crate::gguf::Metadata;
 pub use crate::sys::memory::{Mapping, huge_page_bytes};
 pub use error::Error;
+pub use image::{Adopted, Image, Keeper, Nobody, variant};
 pub use source::{Fill, Source};
 
 use crate::gguf::TensorInfo;
@@ -19,6 +22,9 @@ use crate::model::Model;
 use crate::ops::Tensor;
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
+use crate::sys::arena::Arena;
+use crate::sys::numa::Policy;
+use jobs::Placed;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +53,8 @@ pub enum Method {
     /// A thread per read, through the page cache.
     #[default]
     Cached,
+    /// Not at all: they are in memory.
+    Kept,
 }
 
 impl fmt::Display for Method {
@@ -55,47 +63,83 @@ impl fmt::Display for Method {
             Method::Ring => "io_uring, direct",
             Method::Direct => "threads, direct",
             Method::Cached => "threads, page cache",
+            Method::Kept => "the vault",
         })
     }
 }
 
+/// A model in memory.
+pub struct Loaded {
+    /// Its tensors.
+    pub model: Model<Tensor>,
+    /// What they lie in.
+    pub image: Image,
+}
+
 impl Source {
-    /// Reads the weights of `model`, which was bound to this source, to the order that `layout` says for a type, rows and
-    /// columns. `progress` is called on this thread, a few times per second of reading at least, the last time with
-    /// everything done.
+    /// Reads the weights of `model` to wherever there is memory, for this process alone; see [`Source::load_at`].
     ///
     /// # Errors
-    /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
+    /// As [`Source::load_at`].
     pub fn load(
         &self,
         model: Model<TensorInfo>,
         layout: LayoutOf<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Model<Tensor>, Error> {
-        // Rows of an embedding that is nothing else are decoded one by one: packed, each would be scattered.
-        let looked_up = model.output.as_ref().map(|_| model.embedding.name.clone());
-        let panel = |info: &TensorInfo| {
-            let (rows, cols) = shape(info);
-            // Panels of a stack must not span two matrices.
-            let whole = info.shape.len() < 3 || info.shape[1].is_multiple_of(ROWS as u64);
-            let packed = layout(info.dtype, rows, cols) == Layout::Packed && looked_up.as_ref() != Some(&info.name);
-            let packed = packed && whole;
-            info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
-        };
-        let (placed, bytes) = jobs::lay_out(&model, panel);
-        let mut arena = Mapping::new(bytes).map_err(|source| Error::Memory { bytes, source })?;
+        self.load_at(model, layout, (&Policy::Local, false), progress).map(|loaded| loaded.model)
+    }
+
+    /// Reads the weights of `model`, which was bound to this source, to memory placed by `policy`, in the order that
+    /// `layout` says for a type, rows and columns. `kept`: somebody will keep the image. `progress` is called on this thread, a few times per second of reading
+    /// at least, the last time with everything done.
+    ///
+    /// # Errors
+    /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
+    pub fn load_at(
+        &self,
+        model: Model<TensorInfo>,
+        layout: LayoutOf<'_>,
+        (policy, kept): (&Policy, bool),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Loaded, Error> {
+        let (placed, bytes) = places(&model, layout);
+        let memory = |source| Error::Memory { bytes, source };
+        let mut arena = Arena::new(bytes, policy, kept).map_err(memory)?;
         read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
         self.check_unchanged()?;
-        let storage: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(arena);
-        let places = placed.into_iter().map(|p| (p.info.name, (p.range, p.panel.is_some())));
-        let mut places: HashMap<_, _> = places.collect();
-        model.try_map(|_, info| {
-            let (range, packed) = places.remove(&info.name).unwrap_or_default();
-            let (rows, cols) = shape(&info);
-            let tensor = Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?;
-            Ok(if packed { tensor.packed()? } else { tensor })
-        })
+        let nodes = arena.nodes();
+        let image = Image::new(self, &placed, nodes, Arc::new(arena.freeze().map_err(memory)?));
+        Ok(Loaded { model: tensors(model, placed, &image)?, image })
     }
+}
+
+/// Each tensor's place in the image, and the image's size.
+fn places(model: &Model<TensorInfo>, layout: LayoutOf<'_>) -> (Vec<Placed>, usize) {
+    // Rows of an embedding that is nothing else are decoded one by one: packed, each would be scattered.
+    let looked_up = model.output.as_ref().map(|_| model.embedding.name.clone());
+    let panel = |info: &TensorInfo| {
+        let (rows, cols) = shape(info);
+        // Panels of a stack must not span two matrices.
+        let whole = info.shape.len() < 3 || info.shape[1].is_multiple_of(ROWS as u64);
+        let packed = layout(info.dtype, rows, cols) == Layout::Packed && looked_up.as_ref() != Some(&info.name);
+        let packed = packed && whole;
+        info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
+    };
+    jobs::lay_out(model, panel)
+}
+
+/// The tensors of `model` over the bytes of an image.
+fn tensors(model: Model<TensorInfo>, placed: Vec<Placed>, image: &Image) -> Result<Model<Tensor>, Error> {
+    let storage: Arc<dyn AsRef<[u8]> + Send + Sync> = image.weights();
+    let places = placed.into_iter().map(|p| (p.info.name, (p.range, p.panel.is_some())));
+    let mut places: HashMap<_, _> = places.collect();
+    model.try_map(|_, info| {
+        let (range, packed) = places.remove(&info.name).unwrap_or_default();
+        let (rows, cols) = shape(&info);
+        let tensor = Tensor::new(info.name, info.dtype, rows, cols, storage.clone(), range)?;
+        Ok(if packed { tensor.packed()? } else { tensor })
+    })
 }
 
 /// Rows and columns of a bound tensor: a vector is one row.

@@ -47,6 +47,8 @@ pub(super) struct Part {
     pub direct: Option<fs::File>,
     pub len: u64,
     stamp: Stamp,
+    /// How it begins, as far as it is no tensor's data.
+    pub head: Vec<u8>,
 }
 
 /// What changes when somebody writes to a file.
@@ -78,7 +80,7 @@ impl Source {
         let mut headers = Vec::with_capacity(paths.len());
         for (number, part) in (1..).zip(paths) {
             let is_asked_for = count == 1 || part == path;
-            let part = Part::open(part).map_err(|(path, source)| match is_asked_for {
+            let mut part = Part::open(part).map_err(|(path, source)| match is_asked_for {
                 true => Error::Open { path, source },
                 false => Error::MissingPart { path, number, count, source },
             })?;
@@ -150,22 +152,30 @@ impl Part {
         match opened {
             Ok((stamp, file)) => {
                 let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).ok();
-                Ok(Part { path, file, direct, len: stamp.len, stamp })
+                Ok(Part { path, file, direct, len: stamp.len, stamp, head: Vec::new() })
             }
             Err(error) => Err((path, error)),
         }
     }
 
-    fn header(&self) -> Result<gguf::File, Error> {
+    fn header(&mut self) -> Result<gguf::File, Error> {
+        let (file, head) = (&self.file, &mut self.head);
         let fetch = |buffer: &mut Vec<u8>, len: u64| {
             let have = buffer.len();
             // `len` is bounded by the file's length and by the parser's limit on headers.
             buffer.resize(len as usize, 0);
-            self.file.read_exact_at(&mut buffer[have..], have as u64)
+            file.read_exact_at(&mut buffer[have..], have as u64)?;
+            head.extend_from_slice(&buffer[have..]);
+            Ok(())
         };
-        gguf::parse_growing(self.len, FIRST_READ, fetch).map_err(|error| match error {
+        let parsed = gguf::parse_growing(self.len, FIRST_READ, fetch).map_err(|error| match error {
             GrowError::Parse(source) => Error::Gguf { path: self.path.clone(), source },
             GrowError::Fetch(source) => Error::Header { path: self.path.clone(), source },
-        })
+        })?;
+        if let Some(data) = parsed.tensors.iter().map(|tensor| tensor.offset).min() {
+            self.head.truncate(usize::try_from(data).unwrap_or(usize::MAX));
+        }
+        self.head.shrink_to_fit();
+        Ok(parsed)
     }
 }

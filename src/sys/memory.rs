@@ -1,15 +1,11 @@
-//! Memory: anonymous mappings for weights and KV cache, and how much of it this process may still use. Called by `load`
-//! and `plan`; knows nothing of what is stored.
+//! Memory: anonymous mappings for KV cache and buffers, and how much of it this process may still use. Called by `exec`,
+//! `load` and `plan`; knows nothing of what is stored.
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-
-/// Whether a [`Mapping`] takes pages reserved by `vm.nr_hugepages`. While it does not, reserving some only takes memory
-/// away; `omnictl doctor` and `tune` go by it.
-pub const RESERVED_PAGES: bool = false;
 
 /// Zeroed private memory, page-aligned, whose pages come into being when they are first written.
 pub struct Mapping {
@@ -98,10 +94,11 @@ impl Memory {
     }
 }
 
-/// Bytes of this process's private memory that lie on huge pages; 0 where the kernel does not say.
+/// Bytes of this process's memory that lie on huge pages, reserved and transparent ones; 0 where the kernel does not say.
 pub fn huge_page_bytes() -> u64 {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    kib_field(&rollup, "AnonHugePages:").unwrap_or(0)
+    let kinds = ["AnonHugePages:", "ShmemPmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"];
+    kinds.iter().filter_map(|kind| kib_field(&rollup, kind)).sum()
 }
 
 /// Lets this process write to at most `bytes` more of private memory than it has now (the kernel's `RLIMIT_DATA`).

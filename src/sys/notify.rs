@@ -1,7 +1,10 @@
 //! The service manager's notification protocol (sd_notify(3)). Everything here does nothing when `NOTIFY_SOCKET` is not
 //! set; a message that cannot be sent is logged and costs nothing else. Called by the daemon and the proxy.
 
+use super::pass;
 use sd_notify::NotifyState;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 /// The process answers on its sockets.
@@ -54,6 +57,30 @@ pub fn stderr_is_journal() -> bool {
 /// The variables of this protocol and of socket activation; a child must not inherit them, lest it speak for its parent.
 pub const VARIABLES: [&str; 7] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
+
+/// Gives a descriptor to the service manager, which hands it to the next process of this service by this name. Answers
+/// whether there is a manager that was told; it keeps no more than the unit's `FileDescriptorStoreMax=`.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
+    // Memory files never report an error; without FDPOLL=0 the manager would ask for that all the same.
+    send_with(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"), &[descriptor])
+}
+
+/// Takes all descriptors of this name back from the service manager.
+pub fn forget(name: &str) {
+    send_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+}
+
+fn send_with(message: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return false };
+    let sent = UnixDatagram::unbound().and_then(|socket| {
+        socket.connect(path)?;
+        pass::send(socket.as_fd(), message.as_bytes(), descriptors)
+    });
+    if let Err(error) = &sent {
+        tracing::warn!(%error, "the service manager could not be given a descriptor");
+    }
+    sent.is_ok()
+}
 
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {

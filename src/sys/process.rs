@@ -1,6 +1,7 @@
 //! Children that inherit chosen descriptors and die with their parent. Called by the daemon's spawner, on a thread that
 //! lives as long as the daemon: the kernel sends the parent-death signal when the *thread* that forked ends.
 
+use super::inherit::COUNT;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,20 +10,20 @@ use std::process::{Command, ExitStatus};
 /// The number under which the first passed descriptor appears in the child; the next ones follow.
 pub const FIRST_FD: RawFd = 3;
 
-/// Makes a command's child a worker: `descriptors` appear as 3 and 4 (see [`super::inherit`]), it leads its own process group (a terminal's ^C
-/// reaches the daemon only), and it is killed when the daemon dies.
-pub fn make_worker(command: &mut Command, descriptors: [OwnedFd; 2]) {
+/// Makes a command's child a worker: `descriptors` appear as 3 and the next numbers (see [`super::inherit`]), it leads its
+/// own process group (a terminal's ^C reaches the daemon only), and it is killed when the daemon dies.
+pub fn make_worker(command: &mut Command, descriptors: [OwnedFd; COUNT]) {
     let parent = std::process::id();
     command.process_group(0);
     let hook = move || {
-        // Lifted first: one of them may itself be number 3 or 4. The lifted copies close on exec, the final ones do not.
-        let mut lifted = [0; 2];
+        // Lifted first: one of them may itself have a number that another shall get. The lifted copies close on exec, the final ones do not.
+        let mut lifted = [0; COUNT];
         for (lifted, descriptor) in lifted.iter_mut().zip(&descriptors) {
             // SAFETY: fcntl with F_DUPFD_CLOEXEC touches no memory; the descriptor is open, `descriptors` owns it.
             *lifted = check(unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 16) })?;
         }
         for (number, lifted) in (FIRST_FD..).zip(lifted) {
-            // SAFETY: dup2 touches no memory. What it replaces is this child's copy; the parent keeps these two
+            // SAFETY: dup2 touches no memory. What it replaces is this child's copy; the parent keeps these
             // numbers taken while it forks (see `occupy_low_descriptors`), so it is not the standard library's own pipe.
             check(unsafe { libc::dup2(lifted, number) })?;
         }
@@ -52,7 +53,7 @@ pub fn occupy_low_descriptors() -> io::Result<Vec<OwnedFd>> {
     let mut taken = Vec::new();
     loop {
         let file: OwnedFd = std::fs::File::open("/dev/null")?.into();
-        if file.as_raw_fd() > FIRST_FD + 1 {
+        if file.as_raw_fd() >= FIRST_FD + COUNT as RawFd {
             return Ok(taken);
         }
         taken.push(file);
@@ -109,7 +110,8 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "read line <&4; echo \"got $line\" >&3; ls -l /proc/self/fd | grep -c socket >&3; exit 7"]);
         command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        make_worker(&mut command, [theirs.into(), its_end.into()]);
+        let third = std::fs::File::open("/dev/null").unwrap();
+        make_worker(&mut command, [theirs.into(), its_end.into(), third.into()]);
         let low = occupy_low_descriptors().unwrap();
         let mut child = command.spawn().unwrap();
         drop((command, low));
@@ -124,7 +126,8 @@ mod tests {
     fn a_missing_program_is_an_error_of_the_parent() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = Command::new("/no/such/program");
-        make_worker(&mut command, [ours.into(), theirs.into()]);
+        let third = ours.try_clone().unwrap();
+        make_worker(&mut command, [ours.into(), theirs.into(), third.into()]);
         let _low = occupy_low_descriptors().unwrap();
         assert_eq!(command.spawn().unwrap_err().kind(), io::ErrorKind::NotFound);
     }

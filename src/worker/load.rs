@@ -3,10 +3,13 @@
 use super::Failure;
 use super::control::Reporter;
 use super::protocol::{Report, Spec};
+use super::vault::Vault;
 use crate::api::backend::unix_seconds;
-use crate::api::control::{ModelInfo, Progress};
+use crate::api::control::{ModelInfo, NodeBytes, PageBytes, Progress};
 use crate::api::{RequestLimits, Served};
 use crate::engine::{self, EngineOptions, Handle, ModelFacts, Opened};
+use crate::load::Method;
+use crate::sys::numa;
 use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +18,8 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Loads the model and starts its engine.
-pub(super) fn load(spec: Spec, reporter: &Reporter) -> Result<(Handle, Served), Failure> {
+pub(super) fn load(spec: Spec, vault: &mut Vault, reporter: &Reporter) -> Result<(Handle, Served), Failure> {
+    let numa = numa::Wish::parse(&spec.numa).map_err(|error| Failure::Refused(format!("numa: {error}")))?;
     let kv_type = spec.kv_type.parse().map_err(|error: String| Failure::Refused(format!("kv_type: {error}")))?;
     let options = EngineOptions {
         context: spec.context,
@@ -26,25 +30,36 @@ pub(super) fn load(spec: Spec, reporter: &Reporter) -> Result<(Handle, Served), 
         disable_isa: spec.disable_isa.clone(),
         kv_type,
         prefill_chunk: spec.prefill_chunk,
+        numa,
         ..EngineOptions::default()
     };
     let mut meter = Meter::new(reporter);
     let mut progress = |progress: crate::load::Progress| meter.report(progress.bytes_done, progress.bytes_total);
-    let opened = engine::open(&spec.path, &options, &mut progress).map_err(|error| {
+    let opened = engine::open_kept(&spec.path, &options, vault, &mut progress).map_err(|error| {
         let text = format!("cannot load '{}': {error}", spec.path.display());
         if error.is_permanent() { Failure::Refused(text) } else { Failure::Failed(text) }
     })?;
-    let ModelFacts { weight_bytes, read_by, huge_page_bytes, .. } = &opened.facts;
+    let ModelFacts { weight_bytes, read_by, .. } = &opened.facts;
     let (seconds, rate) = meter.total();
-    tracing::info!(
-        "read {weight_bytes} bytes of weights in {seconds:.2} s ({rate:.2} GB/s; {read_by}); {huge_page_bytes} bytes of \
-         memory are on huge pages"
-    );
+    let places = places(&opened.facts);
+    if *read_by == Method::Kept.to_string() {
+        tracing::info!("found {weight_bytes} bytes of weights in the vault; {places}");
+    } else {
+        tracing::info!("read {weight_bytes} bytes of weights in {seconds:.2} s ({rate:.2} GB/s; {read_by}); {places}");
+    }
     for note in &opened.facts.notes {
         tracing::warn!("{note}");
     }
     let served = serve(spec, &opened)?;
     Ok((opened.handle, served))
+}
+
+/// Where the weights lie, in words.
+fn places(facts: &ModelFacts) -> String {
+    let mib = |bytes: &u64| bytes >> 20;
+    let pages = facts.pages.iter().map(|(page, bytes)| format!("{} MiB on pages of {} KiB", mib(bytes), page >> 10));
+    let nodes = facts.nodes.iter().map(|(node, bytes)| format!("{} MiB on node {node}", mib(bytes)));
+    pages.chain(nodes).collect::<Vec<_>>().join(", ")
 }
 
 fn serve(spec: Spec, opened: &Opened) -> Result<Served, Failure> {
@@ -111,6 +126,8 @@ fn info(facts: &ModelFacts) -> ModelInfo {
         kv_type: facts.kv_type.clone(),
         read_by: facts.read_by.clone(),
         huge_page_bytes: facts.huge_page_bytes,
+        pages: facts.pages.iter().map(|(page, bytes)| PageBytes { page: *page as u64, bytes: *bytes }).collect(),
+        nodes: facts.nodes.iter().map(|(node, bytes)| NodeBytes { node: *node as u64, bytes: *bytes }).collect(),
     }
 }
 

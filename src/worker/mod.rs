@@ -1,5 +1,6 @@
 //! One model's process: engine thread, tokenizer, HTTP on a private Unix socket. Started by the daemon as
-//! `omni-inferd worker`, with descriptor 3 the listening socket and descriptor 4 the control channel ([`protocol`]).
+//! `omni-inferd worker`, with descriptor 3 the listening socket, descriptor 4 the control channel ([`protocol`]) and
+//! descriptor 5 the channel to the daemon's vault ([`crate::vault`]).
 //!
 //! It ends when told to, when the daemon is gone (end of file on the control channel), or when its model cannot be
 //! loaded; a file or setting that makes loading impossible is reported as refused, so that nobody starts it again.
@@ -7,6 +8,7 @@
 mod control;
 mod load;
 pub mod protocol;
+mod vault;
 
 use crate::api::http::{Limits, serve};
 use crate::api::{self, Served};
@@ -14,10 +16,12 @@ use crate::engine::Handle;
 use crate::sys::memory::limit_growth;
 use control::{Control, Reporter};
 use protocol::{Report, Spec};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use vault::Vault;
 
 /// Exit status: drained or stopped as told.
 pub const EXIT_OK: i32 = 0;
@@ -37,26 +41,26 @@ const PREPARE_THREADS: usize = 2;
 /// Runs a worker on its inherited descriptors until it is to end; returns its exit status. Must be called before the
 /// process opens any descriptor of its own.
 pub fn run() -> i32 {
-    let [listener, control] = match crate::sys::inherit::take_pair() {
-        Ok(pair) => pair,
+    let [listener, control, vault] = match crate::sys::inherit::take() {
+        Ok(descriptors) => descriptors,
         Err(error) => {
-            tracing::error!(%error, "a worker is started by the daemon, with its socket and control channel open");
+            tracing::error!(%error, "a worker is started by the daemon, with its socket and channels open");
             return EXIT_FAILED;
         }
     };
     if let Err(error) = crate::sys::process::prefer_for_oom_kill() {
         tracing::debug!(%error, "this worker is not offered to the kernel first when memory runs out");
     }
-    serve_model(listener.into(), control.into(), Some(GROWTH))
+    serve_model(listener.into(), control.into(), Some(vault), Some(GROWTH))
 }
 
-/// Runs a worker on a listening socket and a control channel; returns its exit status. The process's memory is not
-/// limited: it may have other work to do.
+/// Runs a worker on a listening socket and a control channel, without a vault; returns its exit status. The process's
+/// memory is not limited: it may have other work to do.
 pub fn run_on(listener: UnixListener, control: UnixStream) -> i32 {
-    serve_model(listener, control, None)
+    serve_model(listener, control, None, None)
 }
 
-fn serve_model(listener: UnixListener, control: UnixStream, growth: Option<u64>) -> i32 {
+fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedFd>, growth: Option<u64>) -> i32 {
     let (spec, reporter, control) = match control::begin(control) {
         Ok(begun) => begun,
         Err(error) => {
@@ -64,7 +68,8 @@ fn serve_model(listener: UnixListener, control: UnixStream, growth: Option<u64>)
             return EXIT_FAILED;
         }
     };
-    let reason = match work(listener, spec, &reporter, control, growth) {
+    let vault = Vault::new(vault.filter(|_| spec.vault));
+    let reason = match work(listener, (spec, vault), &reporter, control, growth) {
         Ok(()) => return EXIT_OK,
         Err(reason) => reason,
     };
@@ -98,7 +103,7 @@ impl Failure {
 
 fn work(
     listener: UnixListener,
-    spec: Spec,
+    (spec, mut vault): (Spec, Vault),
     reporter: &Reporter,
     control: Control,
     growth: Option<u64>,
@@ -108,12 +113,12 @@ fn work(
     let runtime = runtime.build();
     let runtime = runtime.map_err(|error| Failure::failed("cannot start the threads that serve HTTP", error))?;
     runtime.block_on(async { ignore_signals() }).map_err(|error| Failure::failed("cannot handle signals", error))?;
-    let (handle, served) = load::load(spec, reporter)?;
+    let (handle, served) = load::load(spec, &mut vault, reporter)?;
     // All that the model needs is reserved by now; what grows beyond this is a bug or a hostile chat template.
     if let Some(Err(error)) = growth.map(limit_growth) {
         tracing::warn!(%error, "the worker's memory cannot be limited");
     }
-    let info = served.info.clone();
+    let info = Box::new(served.info.clone());
     let result = runtime.block_on(async {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;

@@ -34,6 +34,10 @@ pub struct Spec {
     pub chat_template: Option<PathBuf>,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
+    /// Over which NUMA nodes its memory is to lie: `interleave` or `bind:N`.
+    pub numa: String,
+    /// Weights are taken from the daemon's vault and left in it.
+    pub vault: bool,
 }
 
 /// Daemon to worker, after [`Spec`].
@@ -58,7 +62,7 @@ pub enum Report {
     /// The socket answers.
     Ready {
         /// What was loaded.
-        info: ModelInfo,
+        info: Box<ModelInfo>,
     },
     /// Loading is impossible (bad file, not enough memory): do not restart, show the reason.
     Refused {

@@ -28,6 +28,8 @@ fn spec(path: &Path) -> Spec {
         disable_isa: vec![],
         chat_template: None,
         max_body_bytes: 1 << 20,
+        numa: "interleave".into(),
+        vault: true,
     }
 }
 

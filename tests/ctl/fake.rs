@@ -8,7 +8,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use omni_inferd::api::control::{Event, LoadFile, ModelInfo, ModelState, ModelStatus, Progress, Reloaded, Status};
+use omni_inferd::api::control::{
+    Event, Evicted, LoadFile, ModelInfo, ModelState, ModelStatus, PageBytes, Progress, Reloaded, Status, VaultImage,
+    VaultImages,
+};
 use omni_inferd::engine::Stats;
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -104,6 +107,17 @@ fn model(id: &str, state: ModelState) -> ModelStatus {
     }
 }
 
+fn image() -> VaultImage {
+    VaultImage {
+        id: "0123456789abcdef".into(),
+        path: "/m/oracle.gguf".into(),
+        bytes: 3 << 20,
+        models: vec!["oracle".into()],
+        stored: true,
+        ..VaultImage::default()
+    }
+}
+
 fn ready(id: &str) -> ModelStatus {
     let info = ModelInfo {
         architecture: "qwen3".into(),
@@ -121,6 +135,8 @@ fn ready(id: &str) -> ModelStatus {
         kv_type: "f16".into(),
         read_by: "io_uring, direct".into(),
         huge_page_bytes: 2 << 20,
+        pages: vec![PageBytes { page: 4 << 10, bytes: 1 << 20 }, PageBytes { page: 2 << 20, bytes: 2 << 20 }],
+        nodes: vec![],
     };
     let stats = Stats {
         running: 1,
@@ -257,6 +273,14 @@ async fn answer(requests: Arc<Mutex<Vec<String>>>, request: Request<Incoming>) -
         ("POST", path) if path.starts_with("/control/v1/models/oracle/unload") => {
             json_answer(200, &model("oracle", ModelState::Unloaded))
         }
+        ("GET", "/control/v1/vault") => json_answer(200, &VaultImages { images: vec![image()], damaged: vec![] }),
+        ("POST", "/control/v1/vault/verify") => {
+            json_answer(200, &VaultImages { images: vec![image()], damaged: vec![] })
+        }
+        ("POST", "/control/v1/vault/verify?id=bad") => {
+            json_answer(200, &VaultImages { images: vec![], damaged: vec!["tensor x is damaged".into()] })
+        }
+        ("POST", "/control/v1/vault/evict") => json_answer(200, &Evicted { images: vec![image()], bytes: 3 << 20 }),
         ("POST", "/control/v1/reload") => json_answer(
             200,
             &Reloaded { added: vec!["new".into()], needs_restart: vec!["daemon.socket".into()], ..Reloaded::default() },

@@ -349,3 +349,19 @@ fn plain_csv(text: &str) -> bool {
     let head = lines.next().map_or(0, unquoted);
     head > 15 && lines.all(|line| unquoted(line) == head && line.contains("\"tiny q4_k_m, random\""))
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vault_is_shown_verified_and_emptied() {
+    let fake = Fake::start();
+    let done = fake.run(&["vault"]).await;
+    assert!(
+        done.code == 0 && ["0123456789abcdef", "3.00 MiB", "oracle", "the daemon"].iter().all(|w| done.out.contains(w))
+    );
+    assert_eq!(json(&fake.run(&["vault", "list", "--json"]).await)["images"][0]["stored"], true);
+    assert_eq!(fake.run(&["vault", "verify"]).await.out, "1 image sound, 0 damaged\n");
+    let done = fake.run(&["vault", "verify", "bad"]).await;
+    assert!(done.code == 1 && done.err.contains("tensor x is damaged"), "{done:?}");
+    let done = fake.run(&["vault", "evict"]).await;
+    assert_eq!(done.out, "let go of 1 image, 3.00 MiB; oracle keeps the memory until it is unloaded\n");
+    assert_eq!(json(&fake.run(&["vault", "evict", "--json"]).await)["bytes"], 3 << 20);
+}

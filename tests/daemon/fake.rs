@@ -39,7 +39,7 @@ struct Fake {
 }
 
 async fn run() {
-    let [listener, control] = omni_inferd::sys::inherit::take_pair().unwrap();
+    let [listener, control, _vault] = omni_inferd::sys::inherit::take().unwrap();
     let (listener, control) = (UnixListener::from(listener), UnixStream::from(control));
     listener.set_nonblocking(true).unwrap();
     control.set_nonblocking(true).unwrap();
@@ -81,7 +81,7 @@ async fn run() {
         move |request| answer(fake.clone(), request)
     };
     tokio::spawn(serve(listener, handler, Limits::default(), std::future::pending()));
-    send(Report::Ready { info }).await;
+    send(Report::Ready { info: Box::new(info) }).await;
     let mut beats = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {

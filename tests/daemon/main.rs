@@ -10,3 +10,4 @@ mod host;
 mod real;
 mod serving;
 mod supervision;
+mod vault;

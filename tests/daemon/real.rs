@@ -9,13 +9,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
 
 /// Settings for a real worker, which beats once a second.
-const SETTINGS: &str = "[daemon]\nsocket = \"omni.sock\"\nheartbeat_timeout = \"4s\"\nrestart_backoff = \"20ms\"\n\
+pub const SETTINGS: &str = "[daemon]\nsocket = \"omni.sock\"\nheartbeat_timeout = \"4s\"\nrestart_backoff = \"20ms\"\n\
     restart_backoff_max = \"100ms\"\nrestart_limit = 1000\nlog = \"info\"\n";
 
-fn start(arguments: &[&str], directory: tempfile::TempDir) -> Daemon {
+pub fn start(arguments: &[&str], directory: tempfile::TempDir) -> Daemon {
     let mut command = Command::new(env!("CARGO_BIN_EXE_omni-inferd"));
     command.current_dir(directory.path()).args(arguments).stdin(Stdio::null());
     command.stderr(File::create(directory.path().join("log")).unwrap());
@@ -35,7 +35,7 @@ fn block(id: &str, more: &str) -> String {
     format!("[[model]]\nid = \"{id}\"\npath = \"{MODEL}\"\nthreads = 1\ncontext = 512\n{more}\n")
 }
 
-fn story(daemon: &Daemon, model: &str, tokens: u32) -> Reading {
+pub fn story(daemon: &Daemon, model: &str, tokens: u32) -> Reading {
     let body = json!({"model": model, "prompt": "Once upon a time", "max_tokens": tokens, "temperature": 0,
         "ignore_eos": true, "stream": true});
     super::harness::send(&daemon.socket, "POST", "/v1/completions", Some(&body))

@@ -16,3 +16,4 @@ mod serving;
 mod support;
 mod texts;
 mod types;
+mod vault;

@@ -27,6 +27,13 @@ main_pid() { prop omni-inferd.service MainPID; }
 healthy() { omnictl --socket $sock health --ready; }
 changed_pid() { local now; now=$(main_pid); [ "$now" != 0 ] && [ "$now" != "$1" ] && healthy; }
 story_ready() { omnictl --socket $sock ps | grep -q 'story .*ready'; }
+# What a model's worker says of how it came by its weights.
+read_by() { omnictl --socket $sock status --json | sed -n 's/.*"read_by": *"\([^"]*\)".*/\1/p'; }
+from_vault() { story_ready && is "$(read_by)" "the vault"; }
+kept() { omnictl --socket $sock vault | grep -q 'the daemon.*/srv/models/story.gguf'; }
+# Seconds from the worker's start until it answered.
+load_seconds() { omnictl --socket $sock status --json | sed -n 's/.*"load_seconds": *\([0-9.]*\).*/\1/p'; }
+quick() { awk -v seconds="$(load_seconds)" 'BEGIN { exit !(seconds <= 1.0) }'; }
 
 # What the package will be measured against at the end.
 find / -xdev -path /proc -prune -o -path /sys -prune -o -path /run -prune -o -path /tmp -prune -o -path /payload -prune \
@@ -125,6 +132,32 @@ holds "and is not tried again" is "$(systemctl is-failed omni-inferd.service)" f
 sed -i '$d' /etc/omni-inferd/config.toml
 systemctl reset-failed omni-inferd.service; systemctl restart omni-inferd.service
 
+echo "# the vault"
+soon "the model is back" story_ready
+soon "its weights are with the service manager" kept
+pid=$(main_pid); old=$(worker)
+# The same file by every mark, but nothing in it: whoever read it would notice.
+cp -p /srv/models/story.gguf /srv/models/copy
+modified=$(stat -c %y /srv/models/story.gguf)
+dd if=/dev/zero of=/srv/models/story.gguf bs=4k count=$(($(stat -c %s /srv/models/story.gguf) / 4096)) conv=notrunc status=none
+touch -d "$modified" /srv/models/story.gguf
+systemctl restart omni-inferd.service
+soon "a restart finds them" from_vault
+holds "with a new daemon and a new worker" test "$(main_pid)" != "$pid" -a "$(worker)" != "$old"
+holds "within a second of the worker's start" quick
+holds "and it completes" complete --unix-socket $sock http://omni/v1/completions
+kill -9 "$(main_pid)"
+soon "a killed daemon's successor finds them, too" from_vault
+holds "their checksums are right" omnictl --socket $sock vault verify
+holds "they can be let go" omnictl --socket $sock vault evict "$(omnictl --socket $sock vault --json | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')"
+forgotten() { is "$(prop omni-inferd.service NFileDescriptorStore)" 0; }
+soon "also by the service manager" forgotten
+cat /srv/models/copy >/srv/models/story.gguf; rm /srv/models/copy
+systemctl restart omni-inferd.service
+soon "then the file is read" story_ready
+fails "and not the vault" from_vault
+soon "and its weights are kept again" kept
+
 echo "# tuning"
 swappiness=$(cat /proc/sys/vm/swappiness); dirty=$(cat /proc/sys/vm/dirty_ratio)
 echo 60 >/proc/sys/vm/swappiness; echo 20 >/proc/sys/vm/dirty_ratio
@@ -143,7 +176,7 @@ pid=$(main_pid)
 holds "a newer package installs over it" dpkg --force-confold -i /payload/newer.deb
 soon "the daemon is a new one" changed_pid "$pid"
 holds "the changed configuration stays" has 'id = "story"' /etc/omni-inferd/config.toml
-soon "and its model is back" story_ready
+soon "and its model is back, without reading its file" from_vault
 printf 'oops = 1\n' >>/etc/omni-inferd/config.toml
 pid=$(main_pid)
 dpkg --force-confold -i /payload/package.deb >/tmp/told 2>&1
@@ -154,6 +187,8 @@ sed -i '$d' /etc/omni-inferd/config.toml
 echo "# remove, purge"
 holds "the package is removed" dpkg -r omni-inferd
 fails "nothing runs" pgrep -x 'omni-(inferd|proxy)'
+weights_left() { ls -l /proc/1/fd | grep omni-weights; }
+fails "no weights stay with the service manager" weights_left
 holds "what tune changed is taken back" is "$(cat /proc/sys/vm/swappiness)" 60
 holds "the configuration stays" has 'id = "story"' /etc/omni-inferd/config.toml
 holds "and the package is purged" dpkg -P omni-inferd

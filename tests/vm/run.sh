@@ -17,12 +17,17 @@ mkdir -p "$tree/target/vm"
 "$here/image.sh" "$image"
 
 # Kernel settings are the host's also inside of the container; whatever happens, they end as they began.
+pages=/sys/kernel/mm
 settings=$(sed -n 's/^\([a-z_.]*\) = .*/\1/p' "$tree/sysctl/60-omni-inferd.conf")
 work=$(mktemp -d)
 for key in $settings; do
     file=/proc/sys/$(echo "$key" | tr . /)
     [ ! -e "$file" ] || echo "$(cat "$file") $file"
 done >"$work/sysctl"
+for file in $pages/transparent_hugepage/enabled $pages/transparent_hugepage/shmem_enabled; do
+    [ ! -e "$file" ] || echo "$(sed 's/.*\[\(.*\)\].*/\1/' "$file") $file"
+done >>"$work/sysctl"
+for file in $pages/hugepages/*/nr_hugepages; do echo "$(cat "$file") $file"; done >>"$work/sysctl"
 restore() {
     while read -r value file; do echo "$value" >"$file" || true; done <"$work/sysctl"
     rm -rf "$work"

@@ -33,9 +33,9 @@ fn numa(topology: &Topology) -> Check {
                10.9 tok/s) and prompts (10.5 against 20.5 tok/s)";
     let remedy = if nodes > sockets {
         "in the firmware set NUMA nodes per socket to NPS1 (Intel: sub-NUMA clustering off); until then keep \
-         NUMAPolicy=interleave: systemctl show omni-inferd -p NUMAPolicy"
+         numa = \"interleave\" (the default), and see where weights lie: omnictl status"
     } else {
-        "keep NUMAPolicy=interleave, or keep small models on one socket with cpus=: systemctl show omni-inferd -p NUMAPolicy"
+        "keep numa = \"interleave\" (the default), or small models on one socket with numa = \"bind:N\": omnictl status"
     };
     Check::warn("numa", found, why, remedy)
 }
@@ -147,7 +147,7 @@ mod tests {
         assert!(nps4.why.contains("5.2 against 10.9 tok/s") && nps4.why.contains("10.5 against 20.5 tok/s"));
         assert!(nps4.remedy.contains("NPS1"), "{nps4:?}");
         let two = numa(&host(4, 2, 2));
-        assert!(two.level == Level::Warn && two.remedy.starts_with("keep NUMAPolicy=interleave"), "{two:?}");
+        assert!(two.level == Level::Warn && two.remedy.starts_with("keep numa = \"interleave\""), "{two:?}");
     }
 
     #[test]

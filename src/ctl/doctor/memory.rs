@@ -4,10 +4,12 @@ use super::{Check, Facts};
 use crate::ctl::output::bytes;
 use crate::ctl::root::Root;
 use crate::ctl::sysctl::settings;
-use crate::sys::memory::{Memory, RESERVED_PAGES};
+use crate::sys::memory::Memory;
 
 const HUGE: &str = "sys/kernel/mm/hugepages";
 const THP: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+const SHARED_THP: &str = "sys/kernel/mm/transparent_hugepage/shmem_enabled";
+const THP_UNIT: &str = "systemctl enable --now omni-inferd-thp.service";
 const TUNE: &str = "omnictl tune --apply";
 
 /// Swap that was used once and is not touched again does no harm.
@@ -16,7 +18,7 @@ const SWAP_LEFTOVER: u64 = 64 << 20;
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let need = facts.needs.iter().filter_map(|need| need.bytes.as_ref().ok()).sum();
     let root = &facts.root;
-    let mut checks = vec![huge_pages(root, need, RESERVED_PAGES), transparent(root, need)];
+    let mut checks = vec![huge_pages(root, need), transparent(root), shared(root, need)];
     checks.extend(sysctls(root));
     checks.extend([swap(root), locked(root), group(root)]);
     checks
@@ -41,17 +43,9 @@ fn reserved(root: &Root) -> (u64, String) {
     (total, parts.join(", "))
 }
 
-/// `used`: whether weights take reserved pages at all.
-fn huge_pages(root: &Root, need: u64, used: bool) -> Check {
+fn huge_pages(root: &Root, need: u64) -> Check {
     const ID: &str = "huge-pages";
     let (total, list) = reserved(root);
-    if !used {
-        let why = "weights take transparent huge pages; reserved ones are lost to everything";
-        return match total {
-            0 => Check::ok(ID, "none reserved; weights take transparent ones"),
-            _ => Check::warn(ID, list, why, "sysctl vm.nr_hugepages=0, unless another program takes them"),
-        };
-    }
     let models = bytes(need);
     if total == 0 && need == 0 {
         return Check::ok(ID, "none reserved, no models configured");
@@ -74,18 +68,35 @@ fn huge_pages(root: &Root, need: u64, used: bool) -> Check {
     Check::ok(ID, format!("{list}, for {models} of weights"))
 }
 
-fn transparent(root: &Root, need: u64) -> Check {
+/// What caches and buffers take.
+fn transparent(root: &Root) -> Check {
     const ID: &str = "transparent-huge-pages";
-    let unit = "systemctl enable --now omni-inferd-thp.service";
     match root.chosen(THP).as_deref() {
         None => Check::ok(ID, "not in this kernel"),
-        Some("madvise") => Check::ok(ID, "madvise: for who asks, as the weights do"),
-        Some("never") if reserved(root).0 >= need => Check::ok(ID, "never; the reserved huge pages suffice"),
-        Some("never") => Check::warn(ID, "never", "weights beyond the reserved huge pages land on 4 KiB pages", unit),
+        Some("madvise") => Check::ok(ID, "madvise: for who asks, as the caches do"),
+        Some("never") => Check::warn(ID, "never", "KV caches land on 4 KiB pages", THP_UNIT),
         Some(other) => {
             let why = "the kernel compacts memory for every program, which stalls threads in the middle of a token";
-            Check::warn(ID, other, why, unit)
+            Check::warn(ID, other, why, THP_UNIT)
         }
+    }
+}
+
+/// What weights beyond the reserved pages take: they lie in shared memory.
+fn shared(root: &Root, need: u64) -> Check {
+    const ID: &str = "shared-huge-pages";
+    match root.chosen(SHARED_THP).as_deref() {
+        None => Check::ok(ID, "not in this kernel"),
+        Some(word @ ("never" | "deny")) if reserved(root).0 >= need => {
+            Check::ok(ID, format!("{word}; the reserved huge pages suffice"))
+        }
+        Some("never") => {
+            let why =
+                "weights beyond the reserved huge pages begin on 4 KiB pages, and are moved to huge ones afterwards";
+            Check::warn(ID, "never", why, THP_UNIT)
+        }
+        Some("deny") => Check::warn(ID, "deny", "weights beyond the reserved huge pages stay on 4 KiB pages", THP_UNIT),
+        Some(other) => Check::ok(ID, format!("{other}: weights beyond the reserved huge pages take them")),
     }
 }
 
@@ -172,7 +183,7 @@ mod tests {
     #[test]
     fn huge_pages_are_as_many_as_the_models_need() {
         let judge = |pages, need| {
-            let check = huge_pages(&huge(2048, pages), need, true);
+            let check = huge_pages(&huge(2048, pages), need);
             (check.level, check.found)
         };
         assert_eq!(judge(0, 0), (Level::Ok, "none reserved, no models configured".into()));
@@ -180,27 +191,30 @@ mod tests {
         assert_eq!(judge(1024, 4 << 30), (Level::Warn, "1024 of 2.00 MiB (1 free)".into()));
         assert_eq!(judge(2049, 4 << 30).0, Level::Ok);
         assert_eq!(judge(65_536, 4 << 30).0, Level::Warn, "a constant by habit");
-        assert_eq!(huge_pages(&huge(2048, 0), 4 << 30, false).level, Level::Ok);
-        assert_eq!(huge_pages(&huge(2048, 9), 4 << 30, false).level, Level::Warn, "nobody takes them");
-        let gigantic = huge_pages(&huge(1 << 20, 5), 5 << 30, true);
+        let gigantic = huge_pages(&huge(1 << 20, 5), 5 << 30);
         assert_eq!(
             (gigantic.level, gigantic.found.as_str()),
             (Level::Ok, "5 of 1.00 GiB (1 free), for 5.00 GiB of weights")
         );
         assert_eq!(
-            huge_pages(&Tree::new(&[(&format!("{HUGE}/hugepages-oddkB/nr_hugepages"), "x")]), 0, true).level,
+            huge_pages(&Tree::new(&[(&format!("{HUGE}/hugepages-oddkB/nr_hugepages"), "x")]), 0).level,
             Level::Ok
         );
     }
 
     #[test]
     fn transparent_pages_are_for_who_asks() {
-        let judge = |text: &str, need| transparent(&Tree::new(&[(THP, text)]), need).level;
-        assert_eq!(judge("always [madvise] never\n", 1), Level::Ok);
-        assert_eq!(judge("[always] madvise never\n", 1), Level::Warn);
-        assert_eq!(judge("always madvise [never]\n", 1), Level::Warn);
-        assert_eq!(judge("always madvise [never]\n", 0), Level::Ok);
-        assert_eq!(transparent(&Tree::new(&[]), 1).level, Level::Ok);
+        let judge = |text: &str| transparent(&Tree::new(&[(THP, text)])).level;
+        assert_eq!(judge("always [madvise] never\n"), Level::Ok);
+        assert_eq!(judge("[always] madvise never\n"), Level::Warn);
+        assert_eq!(judge("always madvise [never]\n"), Level::Warn);
+        assert_eq!(transparent(&Tree::new(&[])).level, Level::Ok);
+        let judge = |text: &str, need| shared(&Tree::new(&[(SHARED_THP, text)]), need).level;
+        assert_eq!(judge("always within_size [advise] never deny force\n", 1), Level::Ok);
+        assert_eq!(judge("always within_size advise [never] deny force\n", 1), Level::Warn);
+        assert_eq!(judge("always within_size advise never [deny] force\n", 1), Level::Warn);
+        assert_eq!(judge("always within_size advise [never] deny force\n", 0), Level::Ok);
+        assert_eq!(shared(&Tree::new(&[]), 1).level, Level::Ok);
     }
 
     #[test]

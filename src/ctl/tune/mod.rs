@@ -10,7 +10,6 @@ use super::error::Error;
 use super::output::Output;
 use super::root::Root;
 use super::weights;
-use crate::sys::memory::RESERVED_PAGES;
 use plan::Plan;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -34,9 +33,9 @@ pub struct Tune {
     /// Take back what was changed
     #[arg(long)]
     pub rollback: bool,
-    /// Huge pages to reserve for the weights of the configured models [default: as the engine makes use of them]
-    #[arg(long, value_name = "SIZE", value_enum)]
-    pub huge_pages: Option<PageSize>,
+    /// Huge pages to reserve for the weights of the configured models
+    #[arg(long, value_name = "SIZE", value_enum, default_value_t)]
+    pub huge_pages: PageSize,
     /// Configuration to go by [default: /etc/omni-inferd/config.toml if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -46,23 +45,18 @@ pub struct Tune {
 }
 
 /// Sizes of pages that can be reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub enum PageSize {
     /// Reserve none: weights take transparent ones
     #[value(name = "none")]
     None,
     /// 2 MiB, reserved while the host runs
+    #[default]
     #[value(name = "2M")]
     Mega2,
     /// 1 GiB by the kernel's command line, and 2 MiB for the rest
     #[value(name = "1G")]
     Giga1,
-}
-
-impl Default for PageSize {
-    fn default() -> Self {
-        if RESERVED_PAGES { PageSize::Mega2 } else { PageSize::None }
-    }
 }
 
 /// Shows, applies or rolls back.
@@ -76,7 +70,7 @@ pub fn run(args: &Tune, out: Output) -> Result<(), Error> {
     }
     let config =
         weights::configuration(&root, args.config.clone()).map_err(|error| Error::Failed(error.to_string()))?;
-    let plan = Plan::new(&root, &weights::needs(&config), args.huge_pages.unwrap_or_default());
+    let plan = Plan::new(&root, &weights::needs(&config), args.huge_pages);
     let failed = if args.apply { state::apply(&root, &plan)? } else { Vec::new() };
     if out.json {
         out.value(&serde_json::json!({"applied": args.apply, "failed": failed, "plan": plan}))?;

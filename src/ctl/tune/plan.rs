@@ -10,6 +10,7 @@ use serde::Serialize;
 /// The drop-in that puts the kernel settings into force at boot.
 pub const DROP_IN: &str = "etc/sysctl.d/60-omni-inferd.conf";
 const THP: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+const SHARED_THP: &str = "sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const THP_UNIT: &str = "usr/lib/systemd/system/omni-inferd-thp.service";
 const THP_LINK: &str = "etc/systemd/system/multi-user.target.wants/omni-inferd-thp.service";
 const HUGE: &str = "sys/kernel/mm/hugepages/hugepages";
@@ -99,8 +100,12 @@ impl Plan {
     fn transparent(&mut self, root: &Root) {
         let Some(now) = root.chosen(THP) else { return };
         if now != "madvise" {
-            let why = "weights ask for huge pages; for every other program the kernel need not stop to find some";
+            let why = "caches ask for huge pages; for every other program the kernel need not stop to find some";
             self.set("transparent huge pages", THP, &now, "madvise", why);
+        }
+        if let Some(now) = root.chosen(SHARED_THP).filter(|now| now != "advise") {
+            let why = "weights lie in shared memory, where they ask for huge pages, too";
+            self.set("transparent huge pages of shared memory", SHARED_THP, &now, "advise", why);
         }
         if root.path(THP_LINK).symlink_metadata().is_ok() {
             return;
@@ -134,6 +139,10 @@ impl Plan {
         }
         let (sizes, note) = residents(needs, root.meminfo("MemTotal").unwrap_or(0));
         self.notes.extend(note);
+        if sizes.is_empty() {
+            // Nothing to reserve for; what others reserved is theirs.
+            return None;
+        }
         let large = pages == PageSize::Giga1 && root.exists(format!("{HUGE}-1048576kB"));
         if pages == PageSize::Giga1 && !large {
             self.notes.push("huge pages: this CPU has none of 1 GiB; 2 MiB ones serve".into());

@@ -6,6 +6,7 @@ use crate::ctl::root::fixture::Tree;
 use crate::ctl::weights::Need;
 
 const THP: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+const SHARED: &str = "sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const PAGES: &str = "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const UNIT: &str = "usr/lib/systemd/system/omni-inferd-thp.service";
 const LINK: &str = "etc/systemd/system/multi-user.target.wants/omni-inferd-thp.service";
@@ -16,6 +17,7 @@ fn host() -> Tree {
         ("proc/sys/vm/dirty_ratio", "40\n"),
         ("proc/meminfo", "MemTotal: 67108864 kB\n"),
         (THP, "[always] madvise never\n"),
+        (SHARED, "always within_size advise [never] deny force\n"),
         (PAGES, "0\n"),
         (UNIT, ""),
     ])
@@ -36,6 +38,7 @@ fn only_what_differs_changes() {
     let wanted = [
         ("vm.swappiness", "60", "1"),
         ("transparent huge pages", "always", "madvise"),
+        ("transparent huge pages of shared memory", "never", "advise"),
         ("omni-inferd-thp.service", "disabled", "enabled"),
         ("/etc/sysctl.d/60-omni-inferd.conf", "absent", "these settings"),
     ];
@@ -98,6 +101,7 @@ fn applied_twice_and_rolled_back_everything_is_as_before() {
     );
     // The kernel would show all modes.
     tree.write(THP, "always [madvise] never\n");
+    tree.write(SHARED, "always within_size [advise] never deny force\n");
     assert_eq!(Plan::new(&tree, &needs, PageSize::Mega2).changes, [], "nothing is left to change");
 
     tree.write("proc/sys/vm/swappiness", "30");
@@ -105,7 +109,7 @@ fn applied_twice_and_rolled_back_everything_is_as_before() {
     state::apply(&tree, &second).unwrap();
     assert_eq!((tree.text("proc/sys/vm/swappiness").unwrap(), tree.text(PAGES).unwrap()), ("1".into(), "1024".into()));
 
-    assert_eq!(state::rollback(&tree).unwrap().len(), 5);
+    assert_eq!(state::rollback(&tree).unwrap().len(), 6);
     assert_eq!((tree.text("proc/sys/vm/swappiness").unwrap(), tree.text(PAGES).unwrap()), ("60".into(), "0".into()));
     assert_eq!((tree.text(THP).unwrap().as_str(), tree.link(LINK)), ("always", None));
     assert!(tree.text(DROP_IN).unwrap().starts_with("# the operator's own"));
