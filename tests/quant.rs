@@ -231,26 +231,55 @@ fn q8_blocks_carry_their_sums() {
     assert!(relative_error(&x[..32], &y) < 1e-2);
 }
 
-/// The diagram of the layout, byte by byte, for a type with its rest in front and one with it at the end.
+/// The diagram of the layout, byte by byte, for types with a rest in front, at the end and none, and with their dwords in
+/// order and not.
 #[test]
 fn packed_bytes_stand_where_the_layout_says() {
-    for (dtype, rest_at) in [(DType::Q4_0, 0), (DType::Q6_K, 208)] {
+    // Vector that holds a dword, as the table of the module says.
+    let q3_k = |dword: usize| match dword {
+        0..8 => 3 + 2 * dword,
+        8..16 => 4 + 2 * (dword - 8),
+        16..24 => 3 + dword,
+        _ => dword - 24,
+    };
+    let q5_k = |dword: usize| match dword {
+        4..12 => 4 + 2 * (dword - 4),
+        12..20 => 5 + 2 * (dword - 12),
+        _ => dword,
+    };
+    let q6_k = |dword: usize| match dword {
+        0..8 => 4 + 2 * dword,
+        8..16 => 12 + dword,
+        16..24 => 28 + 2 * (dword - 16),
+        24..32 => 20 + dword,
+        32..40 => 5 + 2 * (dword - 32),
+        40..48 => 29 + 2 * (dword - 40),
+        _ => dword - 48,
+    };
+    let as_it_is = |dword: usize| dword;
+    let cases: [(DType, usize, &dyn Fn(usize) -> usize); 5] = [
+        (DType::Q4_0, 0, &as_it_is),
+        (DType::Q4_K, 144, &as_it_is),
+        (DType::Q3_K, 108, &q3_k),
+        (DType::Q5_K, 176, &q5_k),
+        (DType::Q6_K, 208, &q6_k),
+    ];
+    for (dtype, rest_at, vector) in cases {
         let size = dtype.block_bytes();
         // Byte `i` of block `b` of row `r` is a number of these three.
         let byte = |r: usize, b: usize, i: usize| (r * 37 + b * 101 + i * 3) as u8;
         let plain: Vec<u8> = (0..16 * 2 * size).map(|at| byte(at / (2 * size), at / size % 2, at % size)).collect();
         let mut bytes = vec![0; plain.len()];
         packed::pack(dtype, 2 * dtype.block_len(), &plain, &mut bytes);
-        let dwords = size / 4;
         for (r, b, i) in (0..16 * 2 * size).map(|at| (at / (2 * size), at / size % 2, at % size)) {
             let at = match i.checked_sub(rest_at) {
-                Some(i) if i < 2 => 2 * dwords * 64 + (b * 16 + r) * 2 + i,
+                Some(i) if i < size % 4 => size / 4 * 64 + 2 * r + i,
                 _ => {
                     let i = if rest_at == 0 { i - 2 } else { i };
-                    (b * dwords + i / 4) * 64 + 4 * r + i % 4
+                    64 * vector(i / 4) + 4 * r + i % 4
                 }
             };
-            assert_eq!(bytes[at], byte(r, b, i), "{dtype} row {r} block {b} byte {i}");
+            assert_eq!(bytes[16 * size * b + at], byte(r, b, i), "{dtype} row {r} block {b} byte {i}");
         }
     }
 }
