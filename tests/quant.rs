@@ -257,7 +257,8 @@ fn packed_bytes_stand_where_the_layout_says() {
         _ => dword - 48,
     };
     let as_it_is = |dword: usize| dword;
-    let cases: [(DType, usize, &dyn Fn(usize) -> usize); 5] = [
+    type Place<'a> = &'a dyn Fn(usize) -> usize;
+    let cases: [(DType, usize, Place<'_>); 5] = [
         (DType::Q4_0, 0, &as_it_is),
         (DType::Q4_K, 144, &as_it_is),
         (DType::Q3_K, 108, &q3_k),

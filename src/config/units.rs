@@ -91,8 +91,9 @@ pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
 /// # Errors
 /// What is wrong with the text.
 pub(super) fn check_numa(text: &str) -> Result<(), String> {
+    // As many nodes as the kernel knows of, at most.
     match text.strip_prefix("bind:").map(|node| node.parse::<u16>()) {
-        Some(Ok(_)) => Ok(()),
+        Some(Ok(0..1024)) => Ok(()),
         None if text == "interleave" => Ok(()),
         None if text == "partition" => Err("partition (rows with the threads that use them) is not there yet".into()),
         _ => Err(format!("\"{}\" is no memory policy", text.escape_debug())),

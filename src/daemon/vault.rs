@@ -229,8 +229,14 @@ impl Vault {
         image.users.insert(user, model.to_owned());
         // Its sums were just taken of the very same bytes.
         image.verified = Some(Instant::now());
+        let mut held = self.held();
+        if self.off.load(Ordering::Relaxed) {
+            // Switched off since it was offered.
+            (0..image.descriptors.len()).for_each(|number| notify::forget(&stored_name(&image.id, number)));
+            return;
+        }
         tracing::info!(model, "{} bytes of weights are kept as {}", image.manifest.resident(), image.id);
-        self.held().push(image);
+        held.push(image);
     }
 
     /// A worker is gone.
@@ -250,7 +256,9 @@ impl Vault {
             let image = held.iter().find(|image| image.id == id)?;
             (image.manifest.clone(), pass::copies(&image.descriptors[1..]).ok()?)
         };
-        let damage = compare(&manifest, copies, rate).err();
+        // An image that is let go meanwhile must not be held up by its examination.
+        let is_held = || self.held().iter().any(|image| image.id == id);
+        let damage = compare(&manifest, copies, rate, &is_held).err();
         let Some(damage) = damage else {
             let mut held = self.held();
             let image = held.iter_mut().find(|image| image.id == id)?;
@@ -288,7 +296,7 @@ fn image(descriptors: Vec<OwnedFd>) -> Result<Held, String> {
     Ok(Held { id, manifest, descriptors, users: BTreeMap::new(), idle_since: now, verified: None, stored: false })
 }
 
-fn compare(manifest: &Manifest, segments: Vec<OwnedFd>, rate: u64) -> Result<(), String> {
+fn compare(manifest: &Manifest, segments: Vec<OwnedFd>, rate: u64, is_wanted: &dyn Fn() -> bool) -> Result<(), String> {
     let files: Vec<File> = segments.into_iter().map(File::from).collect();
     let mut buffer = vec![0; PIECE];
     let (start, mut read) = (Instant::now(), 0u64);
@@ -296,6 +304,9 @@ fn compare(manifest: &Manifest, segments: Vec<OwnedFd>, rate: u64) -> Result<(),
         let mut sum = Sum::default();
         for (segment, mut at, mut left) in manifest.pieces(tensor.start, tensor.bytes) {
             while left > 0 {
+                if !is_wanted() {
+                    return Ok(());
+                }
                 let piece = &mut buffer[..left.min(PIECE as u64) as usize];
                 let file = files.get(segment).ok_or("a segment is missing")?;
                 file.read_exact_at(piece, at).map_err(|error| format!("{}: {error}", tensor.name))?;
@@ -358,15 +369,20 @@ pub async fn look_after(app: Arc<App>) {
 }
 
 /// Compares checksums; workers whose weights are damaged are started anew after their requests. Answers the damage.
+/// Runs to its end even when nobody waits for the answer any more.
 pub async fn verify(app: &Arc<App>, id: String, rate: u64) -> Option<String> {
-    let vault = app.registry.shared.vault.clone();
-    let (damage, models) = tokio::task::spawn_blocking(move || vault.verify(&id, rate)).await.ok()??;
-    for model in models.iter().filter_map(|id| app.registry.find(id)) {
-        model.say(tracing::Level::ERROR, "its weights in memory are damaged; starting it again after its requests");
-        model.order(Order::Unload { force: false }).await;
-        model.order(Order::Load).await;
-    }
-    Some(damage)
+    let app = app.clone();
+    let checked = tokio::spawn(async move {
+        let vault = app.registry.shared.vault.clone();
+        let (damage, models) = tokio::task::spawn_blocking(move || vault.verify(&id, rate)).await.ok()??;
+        for model in models.iter().filter_map(|id| app.registry.find(id)) {
+            model.say(tracing::Level::ERROR, "its weights in memory are damaged; starting it again after its requests");
+            model.order(Order::Unload { force: false }).await;
+            model.order(Order::Load).await;
+        }
+        Some(damage)
+    });
+    checked.await.ok()?
 }
 
 #[cfg(test)]

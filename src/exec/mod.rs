@@ -4,7 +4,7 @@
 //!
 //! A row's logits depend on its own sequence alone, bit for bit: not on its neighbours in the batch, nor on how its
 //! prompt was cut into chunks. (Latent attention has another form for chunks of 128 rows and more, equal up to rounding:
-//! there the cut shows in the last bits.)
+//! there the cut, which depends on what else is in the batch, shows in the last bits.)
 
 mod buffers;
 mod delta;

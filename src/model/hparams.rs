@@ -222,6 +222,12 @@ impl<'a> Keys<'a> {
         if let Some(cap) = self.get::<f32>(SCORE_CAP)?.filter(|&cap| cap != 0.0) {
             return Err(self.bad(SCORE_CAP, cap, "models that cap the scores of attention are not supported"));
         }
+        const GROWTH: &str = "attention.temperature_scale";
+        if let Some(scale) = self.get::<f32>(GROWTH)?.filter(|&scale| scale != 0.0)
+            && self.prefix == Architecture::Deepseek2.name()
+        {
+            return Err(self.bad(GROWTH, scale, "queries that grow with their position are not supported here"));
+        }
         Ok(())
     }
 
@@ -342,6 +348,11 @@ impl<'a> Keys<'a> {
             return Err(self.bad("ssm.inner_size", inner, problem));
         }
         let attention = self.attention_layers(layers)?;
+        let with_attention = attention.iter().filter(|&&attention| attention).count();
+        if with_attention == 0 || with_attention == layers {
+            let problem = format!("of {layers} layers {with_attention} have attention; there must be both kinds");
+            return Err(self.bad("full_attention_interval", "or attention.recurrent_layers", problem));
+        }
         Ok(Some(Recurrence { attention, kernel, key_heads, value_heads, key_dim, value_dim, order }))
     }
 
@@ -416,6 +427,9 @@ impl<'a> Keys<'a> {
         // OpenAI's models are trained with a ramp between fractions of pairs (`truncate: false`), for which files have no
         // key: they are known by what their context was. llama.cpp takes whole pairs for them, too, and is off by that.
         const OPENAI_CONTEXT: u32 = 4096;
+        if factor < 1.0 {
+            return Err(self.bad("rope.scaling.factor", factor, "YaRN makes contexts longer: it must be at least 1"));
+        }
         let original_context = self.original_context(context)?;
         let mut attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
             * self.positive_float("rope.scaling.yarn_attn_factor", Some(1.0))?;
@@ -432,6 +446,9 @@ impl<'a> Keys<'a> {
             Some(_) if extrapolation > 0.0 => attention / (0.1 * factor.ln() + 1.0),
             _ => attention,
         };
+        if !(attention.is_finite() && attention > 0.0) {
+            return Err(self.bad(LOG, attention, "the magnitude of the rotation must be a finite number above 0"));
+        }
         Ok(RopeScaling::Yarn {
             factor,
             original_context,

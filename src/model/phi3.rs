@@ -2,7 +2,7 @@
 //! tensor, and so are gate and up; LongRoPE's factors in models of long context, a window in some.
 
 use super::binder::{Bias, Binder};
-use super::{Attention, Error, FeedForward, Ffn, Hparams, Layer, Mixer, Model};
+use super::{Attention, Error, FeedForward, Ffn, Hparams, Layer, Mixer, Model, RopeScaling};
 use crate::gguf::TensorInfo;
 
 /// Binds all tensors.
@@ -12,11 +12,23 @@ pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Erro
         output_norm: b.vector("output_norm.weight", h.d_model)?,
         output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
         rope_factors: b.optional_vector("rope_factors_short.weight", h.rope.dims / 2)?,
-        rope_factors_long: b.optional_vector("rope_factors_long.weight", h.rope.dims / 2)?,
+        rope_factors_long: if outgrows(&h) {
+            Some(b.vector("rope_factors_long.weight", h.rope.dims / 2)?)
+        } else {
+            b.optional_vector("rope_factors_long.weight", h.rope.dims / 2)?
+        },
         layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
         ignored: Vec::new(),
         hparams: h,
     })
+}
+
+/// Whether the model is meant for more than its original context, which needs the long factors.
+fn outgrows(h: &Hparams) -> bool {
+    match h.rope.scaling {
+        RopeScaling::LongRope { original_context, .. } => h.context > original_context as usize,
+        _ => false,
+    }
 }
 
 fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {

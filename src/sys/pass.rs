@@ -11,6 +11,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Most descriptors of a message.
 pub const MAX_DESCRIPTORS: usize = 8;
 
+/// Descriptors that the kernel lets through with one message.
+const MOST_DESCRIPTORS: usize = 253;
+
 /// A message and the descriptors that came with it.
 pub type Received = (Vec<u8>, Vec<OwnedFd>);
 
@@ -41,7 +44,8 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[BorrowedFd<'_
 /// A message that is longer or brings more descriptors than allowed, or what `recvmsg` says (`WouldBlock` included).
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Received>> {
     let mut message = vec![0; limit];
-    let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+    // Room for as many as the kernel lets through: those that do not fit would be lost, those that fit before them leak.
+    let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS]);
     let mut parts = [IoSliceMut::new(&mut message)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
@@ -53,7 +57,7 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Receiv
             descriptors.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
         }
     }
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is longer than allowed"));
     }
     message.truncate(length);

@@ -10,29 +10,33 @@ use super::{by_tokens, four, legacy, panel};
 use crate::ops::cpu::table::Rows;
 use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Panels of a K-quant times at most six tokens.
+/// Tokens that a panel is multiplied with at a time.
+const TOKENS: usize = 6;
+
+/// Panels of a K-quant times some tokens.
 ///
 /// # Safety
 /// As `Kernel`, with AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(super) unsafe fn kquant_rows<B: kquants::Panel>(rows: &Rows<'_>) {
-    for i in 0..rows.rows / ROWS {
+    for (i, tokens) in pieces(rows) {
         // SAFETY: the caller's word.
-        unsafe { by_tokens!(rows.tokens.len(), kquant_panel::<B>(rows, i)) };
+        unsafe { by_tokens!(tokens.len(), kquant_panel::<B>(rows, i, tokens.clone())) };
     }
 }
 
-/// Panels of a legacy type times at most six tokens.
+/// Panels of a legacy type times some tokens.
 ///
 /// # Safety
 /// As `Kernel`, with AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(super) unsafe fn legacy_rows<B: legacy::Panel>(rows: &Rows<'_>) {
-    for i in 0..rows.rows / ROWS {
+    for (i, tokens) in pieces(rows) {
         // SAFETY: the caller's word.
-        unsafe { by_tokens!(rows.tokens.len(), legacy_panel::<B>(rows, i)) };
+        unsafe { by_tokens!(tokens.len(), legacy_panel::<B>(rows, i, tokens.clone())) };
     }
 }
 
@@ -44,11 +48,19 @@ fn keep_order() {
     compiler_fence(Ordering::SeqCst);
 }
 
+/// Each panel with all tokens, at most [`TOKENS`] at a time and as equally many as can be: the panel comes from memory for the
+/// first of them and from the cache for the others.
+fn pieces(rows: &Rows<'_>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (tokens, count) = (rows.tokens.clone(), rows.tokens.len().div_ceil(TOKENS));
+    let start = move |piece: usize| tokens.start + tokens.len() * piece / count;
+    (0..rows.rows / ROWS * count).map(move |at| (at / count, start(at % count)..start(at % count + 1)))
+}
+
 /// Writes the results of panel `i`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<const T: usize>(rows: &Rows<'_>, i: usize, results: [__m512; T]) {
-    for (t, result) in rows.tokens.clone().zip(results) {
+unsafe fn store<const T: usize>(rows: &Rows<'_>, i: usize, first: usize, results: [__m512; T]) {
+    for (t, result) in (first..).zip(results) {
         // SAFETY: the caller's word.
         unsafe { _mm512_storeu_ps(rows.out.add(t * rows.stride + i * ROWS), result) };
     }
@@ -56,8 +68,8 @@ unsafe fn store<const T: usize>(rows: &Rows<'_>, i: usize, results: [__m512; T])
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
-    let (acts, first, blocks) = (rows.acts, rows.tokens.start, rows.acts.cols / 256);
+unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: usize, tokens: Range<usize>) {
+    let (acts, first, blocks) = (rows.acts, tokens.start, rows.acts.cols / 256);
     let start = panel(rows, i);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
@@ -100,7 +112,7 @@ unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: us
         }
     }
     // SAFETY: the caller's word.
-    unsafe { store(rows, i, std::array::from_fn::<_, T, _>(|t| _mm512_sub_ps(acc[t], min[t]))) };
+    unsafe { store(rows, i, first, std::array::from_fn::<_, T, _>(|t| _mm512_sub_ps(acc[t], min[t]))) };
 }
 
 /// Adds pass `P` of half `N` of a block, two groups of 32 columns, to the products of all tokens.
@@ -113,29 +125,29 @@ unsafe fn pass<B: kquants::Panel, const N: usize, const P: usize, const T: usize
     extra: &[[i32; 16]; T],
     products: &mut [__m512i; T],
 ) {
-    let groups = B::groups(P);
+    let [j, l] = B::groups(P);
     // Dwords of columns that share a scale.
     let share = if B::WIDE { 8 } else { 4 };
     // SAFETY: the caller's word.
     unsafe {
         for h in 0..8 / share {
             let start = |j: usize, t: usize| if B::FOLDED { extra[t][(4 * N + j) * 8 / share + h] } else { 0 };
-            let mut sums = groups.map(|j| std::array::from_fn::<_, T, _>(|t| _mm512_set1_epi32(start(j, t))));
+            // Two arrays: indexed by a variable, sums would lie in memory.
+            let mut a: [__m512i; T] = std::array::from_fn(|t| _mm512_set1_epi32(start(j, t)));
+            let mut b: [__m512i; T] = std::array::from_fn(|t| _mm512_set1_epi32(start(l, t)));
             for k in h * share..(h + 1) * share {
                 keep_order();
-                let w = B::columns(block, N, P, k);
-                for (i, j) in groups.into_iter().enumerate() {
-                    for t in 0..T {
-                        let a = four(q[t].add(128 * N + 32 * j), k);
-                        sums[i][t] = _mm512_dpbusd_epi32(sums[i][t], w[i], a);
-                    }
+                let [w, v] = B::columns(block, N, P, k);
+                for t in 0..T {
+                    a[t] = _mm512_dpbusd_epi32(a[t], w, four(q[t].add(128 * N + 32 * j), k));
+                    b[t] = _mm512_dpbusd_epi32(b[t], v, four(q[t].add(128 * N + 32 * l), k));
                 }
             }
-            for (sums, j) in sums.into_iter().zip(groups) {
-                let s = if B::WIDE { signed(s[N], j) } else { signed(s[2 * N + j / 2], 2 * (j % 2) + h) };
-                for t in 0..T {
-                    products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(sums[t], s));
-                }
+            let scale = |j: usize| if B::WIDE { signed(s[N], j) } else { signed(s[2 * N + j / 2], 2 * (j % 2) + h) };
+            let (x, y) = (scale(j), scale(l));
+            for t in 0..T {
+                let sum = _mm512_add_epi32(_mm512_mullo_epi32(a[t], x), _mm512_mullo_epi32(b[t], y));
+                products[t] = _mm512_add_epi32(products[t], sum);
             }
         }
     }
@@ -143,8 +155,8 @@ unsafe fn pass<B: kquants::Panel, const N: usize, const P: usize, const T: usize
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
-    let (acts, first, blocks) = (rows.acts, rows.tokens.start, rows.acts.cols / 32);
+unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usize, tokens: Range<usize>) {
+    let (acts, first, blocks) = (rows.acts, tokens.start, rows.acts.cols / 32);
     let start = panel(rows, i);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
@@ -174,5 +186,5 @@ unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usi
         }
     }
     // SAFETY: the caller's word.
-    unsafe { store(rows, i, std::array::from_fn::<_, T, _>(|t| _mm512_add_ps(acc[t], min[t]))) };
+    unsafe { store(rows, i, first, std::array::from_fn::<_, T, _>(|t| _mm512_add_ps(acc[t], min[t]))) };
 }
