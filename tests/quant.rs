@@ -256,11 +256,13 @@ fn packed_bytes_stand_where_the_layout_says() {
         40..48 => 29 + 2 * (dword - 40),
         _ => dword - 48,
     };
+    let q2_k = |dword: usize| (dword + 1) % 21;
     let as_it_is = |dword: usize| dword;
     type Place<'a> = &'a dyn Fn(usize) -> usize;
-    let cases: [(DType, usize, Place<'_>); 5] = [
+    let cases: [(DType, usize, Place<'_>); 6] = [
         (DType::Q4_0, 0, &as_it_is),
         (DType::Q4_K, 144, &as_it_is),
+        (DType::Q2_K, 84, &q2_k),
         (DType::Q3_K, 108, &q3_k),
         (DType::Q5_K, 176, &q5_k),
         (DType::Q6_K, 208, &q6_k),

@@ -13,13 +13,14 @@
 //! A block of GGUF is cut to `k = bytes / 4` dwords; the `bytes % 4` that are left (the F16 factor of Q4_0, Q5_0, Q8_0 at
 //! the block's start, of Q3_K and Q6_K at its end) are its rest. Vectors stand in the order in which a kernel wants them,
 //! so that it reads a panel from front to back: a core that skips back and forth gets a third of its bandwidth. That is
-//! the dwords' own order but in three types, which keep some bits of their weights apart from the others:
+//! the dwords' own order but in four types, which have their factors at the end or some bits apart from the others:
 //!
 //! | type | bytes | vectors a block | rest, bytes a row | dwords in their order |
 //! |---|---|---|---|---|
 //! | Q4_0, Q5_0, Q8_0 | 18, 22, 34 | 4, 5, 8 | 2 | as in GGUF |
 //! | Q4_1, Q5_1 | 20, 24 | 5, 6 | – | as in GGUF |
-//! | Q2_K, Q4_K | 84, 144 | 21, 36 | – | as in GGUF |
+//! | Q4_K | 144 | 36 | – | as in GGUF |
+//! | Q2_K | 84 | 21 | – | factors 20; scales 0..4; weights 4..20 |
 //! | Q3_K | 110 | 27 | 2 | scales 24..27; third bits 0..8 and weights 8..16 in turn; weights 16..24 |
 //! | Q5_K | 176 | 44 | – | scales 0..4; fifth bits 4..12 and nibbles 12..20 in turn; nibbles 20..44 |
 //! | Q6_K | 210 | 52 | 2 | scales 48..52; nibbles 0..8 and upper bits 32..40 in turn; 8..16; 16..24 and 40..48 in turn; 24..32 |
@@ -89,6 +90,7 @@ const fn order<const N: usize>(runs: &[Run]) -> [u8; N] {
 }
 
 static AS_IN_GGUF: [u8; MOST_DWORDS] = order(&[run(0, MOST_DWORDS)]);
+static Q2_K: [u8; 21] = order(&[run(20, 1), run(0, 20)]);
 static Q3_K: [u8; 27] = order(&[run(24, 3), in_turn(0, 8, 8), run(16, 8)]);
 static Q5_K: [u8; 44] = order(&[run(0, 4), in_turn(4, 12, 8), run(20, 24)]);
 static Q6_K: [u8; 52] = order(&[run(48, 4), in_turn(0, 32, 8), run(8, 8), in_turn(16, 40, 8), run(24, 8)]);
@@ -118,7 +120,8 @@ impl Cut {
         let rest = bytes % 4;
         let at_end = matches!(dtype, DType::Q3_K | DType::Q6_K | DType::TQ1_0 | DType::TQ2_0);
         let dwords = match dtype {
-            DType::Q3_K => &Q3_K[..],
+            DType::Q2_K => &Q2_K[..],
+            DType::Q3_K => &Q3_K,
             DType::Q5_K => &Q5_K,
             DType::Q6_K => &Q6_K,
             _ => &AS_IN_GGUF[..bytes / 4],

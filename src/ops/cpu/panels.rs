@@ -22,7 +22,7 @@ pub(crate) struct KPanel {
 pub(crate) trait KUnpack: KBlock {
     /// Dwords of products of two columns that add up within an i16, whatever the activations.
     const SUMS: usize;
-    /// Where the halves of the factors stand: the vector of both, or the rest.
+    /// Where the halves of the factors stand in a panel: the vector of both, or the rest.
     const FACTORS: Option<usize>;
     /// Scales hold for 32 columns, else for 16.
     const WIDE: bool;
@@ -154,7 +154,7 @@ impl KUnpack for Q6K {
 impl KUnpack for Q2K {
     const WIDE: bool = false;
     const SUMS: usize = 4;
-    const FACTORS: Option<usize> = Some(20);
+    const FACTORS: Option<usize> = Some(0);
     #[inline(always)]
     fn unpack(v: &[Lanes], q: &mut [Lanes; 64]) -> ([Lanes; 4], [Lanes; 4]) {
         for (q, v) in q.chunks_exact_mut(32).zip(v[4..20].chunks_exact(8)) {

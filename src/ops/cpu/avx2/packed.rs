@@ -141,7 +141,6 @@ unsafe fn kquant<B: KUnpack>(rows: &Rows<'_>) {
                 panels::kquant::<B>(panels::lanes(block, &cut, &mut aligned), &mut panel);
                 let (d, dmin) = match B::FACTORS {
                     Some(i) => {
-                        // The factors of types that have both stand where GGUF has them.
                         let both = block.add(i * VECTOR).cast::<u16>();
                         (halves(both, 2), halves(both.add(1), 2))
                     }

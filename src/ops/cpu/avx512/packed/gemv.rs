@@ -9,12 +9,12 @@ use super::kquants::{self, pairs, signed, starts};
 use super::{by_tokens, four, legacy, panel};
 use crate::ops::cpu::table::Rows;
 use crate::quant::packed::ROWS;
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
-use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Tokens that a panel is multiplied with at a time.
-const TOKENS: usize = 6;
+/// Tokens that a panel is multiplied with at a time: with more, sums and factors do not fit into the registers.
+const TOKENS: usize = 4;
 
 /// Panels of a K-quant times some tokens.
 ///
@@ -40,12 +40,15 @@ pub(super) unsafe fn legacy_rows<B: legacy::Panel>(rows: &Rows<'_>) {
     }
 }
 
-/// Loads before it stay before it, those after it after it. A panel is laid out in the order in which it is read here; the
-/// compiler, left to itself, mixes the loads of a whole block and asks for its lines out of order, and the prefetchers of
-/// the processor lose the stream: a third of the bandwidth is left. Prefetching by hand does not make up for it.
-#[inline(always)]
-fn keep_order() {
-    compiler_fence(Ordering::SeqCst);
+/// Loads before it stay before it, those after it after it, and `sum` is computed in between. A panel is laid out in the order
+/// in which it is read here; the compiler, left to itself, mixes the loads of a whole block and asks for its lines out of
+/// order, and the prefetchers of the processor lose the stream: a third of the bandwidth is left. Prefetching by hand does
+/// not make up for it. No instruction.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keep_order(sum: &mut __m512i) {
+    // SAFETY: nothing is executed.
+    unsafe { asm!("/* {} */", inout(zmm_reg) * sum, options(nostack, preserves_flags)) };
 }
 
 /// Each panel with all tokens, at most [`TOKENS`] at a time and as equally many as can be: the panel comes from memory for the
@@ -84,35 +87,50 @@ unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: us
                 starts::<B>(acts.sums.as_ptr().add(at[t] / 16), &mut extra[t]);
             }
             let (s, m) = B::scales(block);
+            // Before the products: a loop between them and their sums would do as a check does.
+            if !B::FOLDED {
+                minima::<B, T>(block, &m, &extra, &scale, &mut min);
+            }
             let mut products = [_mm512_setzero_si512(); T];
             let q = at.map(|at| acts.q.as_ptr().add(at));
             pass::<B, 0, 0, T>(block, &q, &s, &extra, &mut products);
             pass::<B, 0, 1, T>(block, &q, &s, &extra, &mut products);
             pass::<B, 1, 0, T>(block, &q, &s, &extra, &mut products);
             pass::<B, 1, 1, T>(block, &q, &s, &extra, &mut products);
-            let (d, dmin) = B::factors(block);
+            let (d, _) = B::factors(block);
             for t in 0..T {
                 acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t]), _mm512_mul_ps(d, scale[t]), acc[t]);
-            }
-            if B::FOLDED {
-                continue;
-            }
-            let mut offsets = [_mm512_setzero_si512(); T];
-            for (i, m) in m.into_iter().enumerate().take(B::SCALES) {
-                for (j, m) in pairs(m).into_iter().enumerate() {
-                    for t in 0..T {
-                        let sums = _mm512_set1_epi32(extra[t][if B::WIDE { 4 * i + j } else { 2 * i + j }]);
-                        offsets[t] = _mm512_dpwssd_epi32(offsets[t], m, sums);
-                    }
-                }
-            }
-            for t in 0..T {
-                min[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[t]), _mm512_mul_ps(dmin, scale[t]), min[t]);
             }
         }
     }
     // SAFETY: the caller's word.
     unsafe { store(rows, i, first, std::array::from_fn::<_, T, _>(|t| _mm512_sub_ps(acc[t], min[t]))) };
+}
+
+/// Adds a block's minima times the activations' sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+unsafe fn minima<B: kquants::Panel, const T: usize>(
+    block: *const u8,
+    m: &[__m512i; 4],
+    extra: &[[i32; 16]; T],
+    scale: &[__m512; T],
+    min: &mut [__m512; T],
+) {
+    // SAFETY: the caller's word.
+    let (_, dmin) = unsafe { B::factors(block) };
+    let mut offsets = [_mm512_setzero_si512(); T];
+    for (i, &m) in m.iter().enumerate().take(B::SCALES) {
+        for (j, m) in pairs(m).into_iter().enumerate() {
+            for t in 0..T {
+                let sums = _mm512_set1_epi32(extra[t][if B::WIDE { 4 * i + j } else { 2 * i + j }]);
+                offsets[t] = _mm512_dpwssd_epi32(offsets[t], m, sums);
+            }
+        }
+    }
+    for t in 0..T {
+        min[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[t]), _mm512_mul_ps(dmin, scale[t]), min[t]);
+    }
 }
 
 /// Adds pass `P` of half `N` of a block, two groups of 32 columns, to the products of all tokens.
@@ -136,11 +154,12 @@ unsafe fn pass<B: kquants::Panel, const N: usize, const P: usize, const T: usize
             let mut a: [__m512i; T] = std::array::from_fn(|t| _mm512_set1_epi32(start(j, t)));
             let mut b: [__m512i; T] = std::array::from_fn(|t| _mm512_set1_epi32(start(l, t)));
             for k in h * share..(h + 1) * share {
-                keep_order();
                 let [w, v] = B::columns(block, N, P, k);
                 for t in 0..T {
                     a[t] = _mm512_dpbusd_epi32(a[t], w, four(q[t].add(128 * N + 32 * j), k));
                     b[t] = _mm512_dpbusd_epi32(b[t], v, four(q[t].add(128 * N + 32 * l), k));
+                    keep_order(&mut a[t]);
+                    keep_order(&mut b[t]);
                 }
             }
             let scale = |j: usize| if B::WIDE { signed(s[N], j) } else { signed(s[2 * N + j / 2], 2 * (j % 2) + h) };
@@ -161,7 +180,6 @@ unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usi
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
         let block = start.wrapping_add(b * B::STEP);
-        keep_order();
         // SAFETY: the panel holds its blocks; activations are padded to whole blocks.
         unsafe {
             let w = B::weights(block);
@@ -176,6 +194,7 @@ unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usi
                 for (k, &w) in w.iter().enumerate() {
                     sum = _mm512_dpbusd_epi32(sum, w, four(acts.q.as_ptr().add(at), k));
                 }
+                keep_order(&mut sum);
                 let at = acts.block(first + t, b);
                 let scale = _mm512_set1_ps(*acts.d.as_ptr().add(at));
                 acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, scale), acc[t]);

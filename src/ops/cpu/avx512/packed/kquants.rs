@@ -174,22 +174,22 @@ impl Panel for Q2K {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn columns(block: *const u8, n: usize, p: usize, k: usize) -> [__m512i; 2] {
-        // SAFETY: 4 vectors of scales, 16 of weights, 1 of factors.
-        crumbs(unsafe { vector(block, 4 + 8 * n + k) }, p)
+        // SAFETY: 1 vector of factors, 4 of scales, 16 of weights.
+        crumbs(unsafe { vector(block, 5 + 8 * n + k) }, p)
     }
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn scales(block: *const u8) -> ([__m512i; 4], [__m512i; 4]) {
         // SAFETY: the caller's word.
-        let v: [__m512i; 4] = std::array::from_fn(|i| unsafe { vector(block, i) });
+        let v: [__m512i; 4] = std::array::from_fn(|i| unsafe { vector(block, 1 + i) });
         let low = |v| _mm512_and_si512(v, _mm512_set1_epi8(15));
         (v.map(low), v.map(|v| low(_mm512_srli_epi16(v, 4))))
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn factors(block: *const u8) -> (__m512, __m512) {
-        // SAFETY: the last vector.
-        low_high(unsafe { vector(block, 20) })
+        // SAFETY: the first vector.
+        low_high(unsafe { vector(block, 0) })
     }
 }
 

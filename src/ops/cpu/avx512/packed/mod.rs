@@ -56,16 +56,14 @@ unsafe fn legacy<B: legacy::Panel>(rows: &Rows<'_>) {
     unsafe { if rows.tokens.len() <= FEW_TOKENS { gemv::legacy_rows::<B>(rows) } else { gemm::legacy_rows::<B>(rows) } }
 }
 
-/// Calls `f::<B, T>` with `T` the number of tokens `$n`, at most six.
+/// Calls `f::<B, T>` with `T` the number of tokens `$n`, at most four.
 macro_rules! by_tokens {
     ($n:expr, $($f:ident)::+ ::<$b:tt>($($arg:expr),*)) => {
         match $n {
             1 => $($f)::+::<$b, 1>($($arg),*),
             2 => $($f)::+::<$b, 2>($($arg),*),
             3 => $($f)::+::<$b, 3>($($arg),*),
-            4 => $($f)::+::<$b, 4>($($arg),*),
-            5 => $($f)::+::<$b, 5>($($arg),*),
-            _ => $($f)::+::<$b, 6>($($arg),*),
+            _ => $($f)::+::<$b, 4>($($arg),*),
         }
     };
 }
