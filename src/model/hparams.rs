@@ -348,28 +348,32 @@ impl<'a> Keys<'a> {
             return Err(self.bad("ssm.inner_size", inner, problem));
         }
         let attention = self.attention_layers(layers)?;
-        let with_attention = attention.iter().filter(|&&attention| attention).count();
-        if with_attention == 0 || with_attention == layers {
-            let problem = format!("of {layers} layers {with_attention} have attention; there must be both kinds");
-            return Err(self.bad("full_attention_interval", "or attention.recurrent_layers", problem));
-        }
         Ok(Some(Recurrence { attention, kernel, key_heads, value_heads, key_dim, value_dim, order }))
     }
 
     /// Which of a hybrid's layers have attention: said one by one, or each n-th.
     fn attention_layers(&self, layers: usize) -> Result<Vec<bool>, Error> {
         const LIST: &str = "attention.recurrent_layers";
-        match self.get::<&[bool]>(LIST)? {
-            Some(list) if list.len() >= layers => Ok(list[..layers].iter().map(|&recurrent| !recurrent).collect()),
+        const INTERVAL: &str = "full_attention_interval";
+        let (key, value, attention): (_, _, Vec<bool>) = match self.get::<&[bool]>(LIST)? {
             Some(list) => {
                 let found = format!("an array of {}", list.len());
-                Err(self.bad(LIST, found, format!("it must say it of all {layers} layers")))
+                if list.len() < layers {
+                    return Err(self.bad(LIST, found, format!("it must say it of all {layers} layers")));
+                }
+                (LIST, found, list[..layers].iter().map(|&recurrent| !recurrent).collect())
             }
             None => {
-                let interval = self.optional_positive("full_attention_interval")?.unwrap_or(4);
-                Ok((1..=layers).map(|nth| nth.is_multiple_of(interval)).collect())
+                let interval = self.optional_positive(INTERVAL)?.unwrap_or(4);
+                (INTERVAL, interval.to_string(), (1..=layers).map(|nth| nth.is_multiple_of(interval)).collect())
             }
+        };
+        let count = attention.iter().filter(|&&attention| attention).count();
+        if count == 0 || count == layers {
+            let problem = format!("{count} of {layers} layers have attention then; there must be both kinds");
+            return Err(self.bad(key, value, problem));
         }
+        Ok(attention)
     }
 
     fn rope(&self, architecture: Architecture, key_dim: usize, context: usize) -> Result<Rope, Error> {

@@ -277,6 +277,8 @@ fn files_that_make_no_recurrence_are_refused_with_the_reason() {
     let numbers = Value::Array(Array::U32(vec![1; 4]));
     refused("qwen3next", "attention.recurrent_layers", Some(numbers), "array of bool");
     refused("qwen35", "full_attention_interval", n(0), "at least 1");
+    refused("qwen35", "full_attention_interval", n(9), "0 of 4 layers");
+    refused("qwen35", "full_attention_interval", n(1), "4 of 4 layers");
     refused("qwen35", "expert_count", n(8), "no experts");
     refused("qwen35moe", "expert_count", n(0), "needs experts");
 

@@ -177,6 +177,10 @@ fn broken_models() {
         ("eps_nan", "rms_epsilon is NaN", |r| r.set(EPS, 6, f32::NAN.to_le_bytes())),
         ("rope_base_inf", "freq_base is inf", |r| r.set("llama.rope.freq_base", 6, f32::INFINITY.to_le_bytes())),
         ("experts", "expert_used_count\" is missing", |r| r.push("llama.expert_count", 4, 8u32.to_le_bytes())),
+        ("yarn_shrinks", "rope.scaling.factor is 0.5", |r| {
+            r.push("llama.rope.scaling.type", 8, string("yarn"));
+            r.push("llama.rope.scaling.factor", 6, 0.5f32.to_le_bytes());
+        }),
         ("expert_groups", "it must divide the 8 experts", |r| experts(r, 2, 3, 1)),
         ("expert_groups_too_few", "it must leave the 4 experts", |r| experts(r, 4, 4, 1)),
         ("missing_tensor_output_norm", "\"output_norm.weight\" is missing", |r| {
