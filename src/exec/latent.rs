@@ -258,7 +258,7 @@ impl Step<'_> {
         cpu.rope_last(k, 1, dims.cached(), angles, &rope.all);
     }
 
-    /// attention[rows] = value(attention over latents of (key·q, rotated q))
+    /// attention of some rows = value(attention over latents of (key·q, rotated q))
     fn absorbed(&mut self, index: usize, part: &Part<'_>, dims: &LatentDims, up: &Up) {
         let Step { hparams: h, cpu, scratch, .. } = self;
         let Buffers { q, attention, latent: Some(latent), .. } = &mut *self.buffers else {

@@ -42,7 +42,7 @@ const FIXED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 pub struct Segment {
     /// None: private memory.
     file: Option<OwnedFd>,
-    /// Bytes of its pages as reserved; [`PAGE`] where the kernel decides.
+    /// Bytes of its pages as reserved; 4096 where the kernel decides.
     pub page: usize,
     /// Length, in whole pages.
     pub bytes: usize,

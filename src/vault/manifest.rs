@@ -101,7 +101,7 @@ pub struct Stored {
     pub bytes: u64,
     /// Its rows lie packed.
     pub packed: bool,
-    /// [`super::sum`] of its bytes.
+    /// [`super::sum()`] of its bytes.
     pub sum: u64,
 }
 
