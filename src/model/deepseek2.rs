@@ -8,7 +8,7 @@
 
 use super::binder::{Bias, Binder};
 use super::experts::{SharedGate, feed_forward};
-use super::{Error, Hparams, Layer, Linear, Mixer, Model};
+use super::{Error, Hparams, Layer, Linear, Mixer};
 use crate::gguf::TensorInfo;
 
 /// The numbers of latent attention, checked: `rope` is the model's `Rope::dims`, all are at least 1, the latent and
@@ -81,21 +81,8 @@ pub enum KeyValueUp<T> {
     },
 }
 
-/// Binds all tensors.
-pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Error> {
-    Ok(Model {
-        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
-        output_norm: b.vector("output_norm.weight", h.d_model)?,
-        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
-        rope_factors: None,
-        rope_factors_long: None,
-        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
-        ignored: Vec::new(),
-        hparams: h,
-    })
-}
-
-fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
+/// Binds block `i`.
+pub(super) fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
     let Some(dims) = &h.latent else { unreachable!("this architecture's numbers hold those of latent attention") };
     Ok(Layer {
         attn_norm: b.vector(&format!("blk.{i}.attn_norm.weight"), h.d_model)?,

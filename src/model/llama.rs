@@ -5,24 +5,11 @@
 
 use super::binder::{Bias, Binder};
 use super::experts::{SharedGate, feed_forward};
-use super::{Attention, Error, Hparams, Layer, Mixer, Model};
+use super::{Attention, Error, Hparams, Layer, Mixer};
 use crate::gguf::TensorInfo;
 
-/// Binds all tensors.
-pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Error> {
-    Ok(Model {
-        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
-        output_norm: b.vector("output_norm.weight", h.d_model)?,
-        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
-        rope_factors: b.optional_vector("rope_freqs.weight", h.rope.dims / 2)?,
-        rope_factors_long: None,
-        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
-        ignored: Vec::new(),
-        hparams: h,
-    })
-}
-
-fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
+/// Binds block `i`.
+pub(super) fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
     let at = |name: &str| format!("blk.{i}.{name}");
     Ok(Layer {
         attn_norm: b.vector(&at("attn_norm.weight"), h.d_model)?,

@@ -112,23 +112,43 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     }
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
-    let mut model = match architecture {
-        Architecture::Deepseek2 => deepseek2::bind(&mut binder, hparams),
-        Architecture::Gemma3 => gemma3::bind(&mut binder, hparams),
-        Architecture::Glm4Moe => glm4::bind(&mut binder, hparams),
-        Architecture::GptOss => gpt_oss::bind(&mut binder, hparams),
-        Architecture::Llama | Architecture::Mistral3 => llama::bind(&mut binder, hparams),
-        Architecture::MinimaxM2 => minimax::bind(&mut binder, hparams),
-        Architecture::Phi3 => phi3::bind(&mut binder, hparams),
-        Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::bind(&mut binder, hparams),
-        Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::bind(&mut binder, hparams),
-        Architecture::Qwen35 | Architecture::Qwen35Moe | Architecture::Qwen3Next => {
-            qwen3next::bind(&mut binder, hparams)
-        }
-    }?;
+    let layer: BindLayer = match architecture {
+        Architecture::Deepseek2 => deepseek2::layer,
+        Architecture::Gemma3 => gemma3::layer,
+        Architecture::Glm4Moe => glm4::layer,
+        Architecture::GptOss => gpt_oss::layer,
+        Architecture::Llama | Architecture::Mistral3 => llama::layer,
+        Architecture::MinimaxM2 => minimax::layer,
+        Architecture::Phi3 => phi3::layer,
+        Architecture::Qwen2 | Architecture::Qwen2Moe => qwen2::layer,
+        Architecture::Qwen3 | Architecture::Qwen3Moe => qwen3::layer,
+        Architecture::Qwen35 | Architecture::Qwen35Moe | Architecture::Qwen3Next => qwen3next::layer,
+    };
+    let mut model = whole(&mut binder, hparams, layer)?;
     model.ignored = binder.unused();
     Ok(model)
 }
+
+/// Binds what stands around the blocks, and each of them by `layer`.
+fn whole(b: &mut Binder, h: Hparams, layer: BindLayer) -> Result<Model<TensorInfo>, Error> {
+    let [rope_factors, rope_factors_long] = match h.architecture {
+        Architecture::Phi3 => phi3::factors(b, &h)?,
+        _ => [b.optional_vector("rope_freqs.weight", h.rope.dims / 2)?, None],
+    };
+    Ok(Model {
+        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
+        output_norm: b.vector("output_norm.weight", h.d_model)?,
+        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
+        rope_factors,
+        rope_factors_long,
+        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
+        ignored: Vec::new(),
+        hparams: h,
+    })
+}
+
+/// Binds one block of an architecture.
+type BindLayer = fn(&mut Binder, &Hparams, usize) -> Result<Layer<TensorInfo>, Error>;
 
 /// Rotary embedding: which pairs turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

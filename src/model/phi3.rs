@@ -2,25 +2,15 @@
 //! tensor, and so are gate and up; LongRoPE's factors in models of long context, a window in some.
 
 use super::binder::{Bias, Binder};
-use super::{Attention, Error, FeedForward, Ffn, Hparams, Layer, Mixer, Model, RopeScaling};
+use super::{Attention, Error, FeedForward, Ffn, Hparams, Layer, Mixer, RopeScaling};
 use crate::gguf::TensorInfo;
 
-/// Binds all tensors.
-pub(super) fn bind(b: &mut Binder, h: Hparams) -> Result<Model<TensorInfo>, Error> {
-    Ok(Model {
-        embedding: b.matrix("token_embd.weight", h.vocab, h.d_model)?,
-        output_norm: b.vector("output_norm.weight", h.d_model)?,
-        output: b.optional_matrix("output.weight", h.vocab, h.d_model)?,
-        rope_factors: b.optional_vector("rope_factors_short.weight", h.rope.dims / 2)?,
-        rope_factors_long: if outgrows(&h) {
-            Some(b.vector("rope_factors_long.weight", h.rope.dims / 2)?)
-        } else {
-            b.optional_vector("rope_factors_long.weight", h.rope.dims / 2)?
-        },
-        layers: (0..h.layers).map(|i| layer(b, &h, i)).collect::<Result<_, _>>()?,
-        ignored: Vec::new(),
-        hparams: h,
-    })
+/// Binds the factors of LongRoPE: the short ones, and the long ones.
+pub(super) fn factors(b: &mut Binder, h: &Hparams) -> Result<[Option<TensorInfo>; 2], Error> {
+    const LONG: &str = "rope_factors_long.weight";
+    let pairs = h.rope.dims / 2;
+    let long = if outgrows(h) { Some(b.vector(LONG, pairs)?) } else { b.optional_vector(LONG, pairs)? };
+    Ok([b.optional_vector("rope_factors_short.weight", pairs)?, long])
 }
 
 /// Whether the model is meant for more than its original context, which needs the long factors.
@@ -31,7 +21,8 @@ fn outgrows(h: &Hparams) -> bool {
     }
 }
 
-fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
+/// Binds block `i`.
+pub(super) fn layer(b: &mut Binder, h: &Hparams, i: usize) -> Result<Layer<TensorInfo>, Error> {
     let at = |name: &str| format!("blk.{i}.{name}");
     let parts = [("q", h.heads * h.key_dim), ("k", h.kv_heads * h.key_dim), ("v", h.kv_heads * h.value_dim)];
     let [q, k, v] = b.fused(&at("attn_qkv"), parts, h.d_model)?;

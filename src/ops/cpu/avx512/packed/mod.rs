@@ -21,7 +21,7 @@ use crate::quant::packed::{ROWS, VECTOR};
 use std::arch::x86_64::*;
 
 /// Up to this many tokens the weights are unpacked in registers, panel by panel, for all of them.
-const FEW_TOKENS: usize = 12;
+const FEW_TOKENS: usize = 16;
 
 /// Kernels for panels, for tiers with VNNI.
 pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
