@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use omni_inferd::quant::packed::{self, Cut};
-use omni_inferd::quant::{DType, dequantize, kquants, legacy, quantize};
+use omni_inferd::quant::{self, DType, dequantize, kquants, legacy, quantize};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -334,5 +334,13 @@ proptest! {
                 prop_assert!((a - b).abs() <= top / steps * 1.01 + 1e-7, "{}: {} became {}, largest {}", dtype, a, b, top);
             }
         }
+    }
+}
+
+#[test]
+fn every_f16_number_is_widened_exactly() {
+    for bits in 0..=u16::MAX {
+        let (got, want) = (quant::float::widen_f16(bits), half::f16::from_bits(bits).to_f32());
+        assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#06x}: {got} for {want}");
     }
 }

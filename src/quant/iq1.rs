@@ -13,10 +13,10 @@
 //! `i` of `d`. Value: `d · (2·scale + 1) · (point ± 1/8)`.
 
 use super::codebook;
+use super::float::widen_f16;
 use super::kquants::LEN;
 use super::scaled::{Scaled, twice};
 use super::{DType, f16_at, field};
-use half::f16;
 
 /// Bytes per block of IQ1_S.
 pub const S_BYTES: usize = 50;
@@ -72,5 +72,5 @@ pub fn m(block: &[u8; M_BYTES]) -> Scaled {
     }
     let s = std::array::from_fn(|g| (2 * (word(block, g / 4) >> (3 * (g % 4)) & 7) + 1) as i8);
     let d = (0..4).fold(0, |d, i| d | (word(block, i) >> 12) << (4 * i));
-    Scaled { d: f16::from_bits(d).to_f32() * 0.125, s, q: q.map(|q| q.wrapping_sub(OFFSET) as i8) }
+    Scaled { d: widen_f16(d) * 0.125, s, q: q.map(|q| q.wrapping_sub(OFFSET) as i8) }
 }

@@ -122,7 +122,7 @@ fn each_encode<const B: usize, const N: usize>(src: &[f32], dst: &mut [u8], enco
 /// The F16 number at `block[at..at + 2]`, widened (exact).
 #[inline]
 pub fn f16_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    float::widen_f16(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// Stores `value` at `block[at..at + 2]`, rounded to the nearest F16, ties to even.

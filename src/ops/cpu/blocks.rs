@@ -5,7 +5,7 @@
 //! times the scale and `dmin = d` ("folded": both sums are subtracted as integers).
 //! Legacy types, 32 columns: `w[c] = d·(q[c] − OFFSET) + m`.
 
-use half::f16;
+use crate::quant::float::widen_f16;
 
 /// A K-quant block taken apart.
 pub(crate) struct KParts {
@@ -60,7 +60,7 @@ pub(crate) trait LegacyBlock {
 /// Little-endian half at byte `at`.
 #[inline(always)]
 pub(crate) fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_bits(u16::from_le_bytes([block[at], block[at + 1]])).to_f32()
+    widen_f16(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// Eight scales and eight minima of six bits each in 12 bytes: Q4_K and Q5_K.

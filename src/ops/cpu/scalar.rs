@@ -12,9 +12,9 @@ use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{KBlock, LegacyBlock};
 use super::codes;
 use super::table::Rows;
+use crate::quant::float::widen_f16;
 use crate::quant::fp4;
 use crate::quant::packed::{LARGEST_BLOCK, ROWS};
-use half::f16;
 
 /// See [`quantise`].
 pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRow<'_>) {
@@ -147,7 +147,7 @@ pub(crate) struct F16;
 impl Float for F16 {
     const BYTES: usize = 2;
     fn decode(b: &[u8]) -> f32 {
-        f16::from_le_bytes([b[0], b[1]]).to_f32()
+        widen_f16(u16::from_le_bytes([b[0], b[1]]))
     }
 }
 

@@ -128,7 +128,7 @@ impl Lanes for Arrays {
     unsafe fn load_f16(p: *const u8) -> Self::F {
         // SAFETY: see above.
         let halves = unsafe { p.cast::<[[u8; 2]; 16]>().read_unaligned() };
-        halves.map(|h| half::f16::from_le_bytes(h).to_f32())
+        halves.map(|h| crate::quant::float::widen_f16(u16::from_le_bytes(h)))
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u8) -> Self::F {

@@ -12,6 +12,7 @@ use super::workspace::{State, Workspace};
 use crate::ops::cpu::f32_as_bytes;
 use crate::ops::{KV_BLOCK, KV_GROUP};
 use crate::quant::DType;
+use crate::quant::float::widen_f16;
 use std::ops::Range;
 
 /// Scores of the queries `n` with the positions `seen` of `keys`, 32 rows of `queries.dim`: `out[q][32]`; of others
@@ -171,7 +172,7 @@ unsafe fn tile<L: Lanes, const Q: usize, const T: usize>(x: *const f32, dim: usi
 pub(super) unsafe fn decode<L: Lanes>(dtype: DType, row: &[u8], out: &mut [f32]) {
     let whole = out.len().is_multiple_of(16) && dtype.row_bytes(out.len()) == Some(row.len());
     assert!(whole, "{} bytes are not {} elements of {dtype}", row.len(), out.len());
-    let half = |at: usize| half::f16::from_le_bytes([row[at], row[at + 1]]).to_f32();
+    let half = |at: usize| widen_f16(u16::from_le_bytes([row[at], row[at + 1]]));
     let groups = out.chunks_exact_mut(KV_GROUP).zip(row.chunks_exact(dtype.block_bytes())).enumerate();
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => {
