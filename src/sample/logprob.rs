@@ -1,6 +1,6 @@
 //! Log-probabilities of the model's own distribution: what the logits say before bias, penalties and temperature.
 
-use super::filter::{self, Candidate};
+use super::filter::{self, Softmax};
 use super::{Logprobs, SampleError, Scratch, check};
 
 /// Natural log-probability of `id` under `logits` `[vocab]` and the `top` most probable tokens, best first.
@@ -24,10 +24,9 @@ pub(super) fn checked(logits: &[f32], id: u32, top: usize, scratch: &mut Scratch
     let top = top.min(logits.len());
     if top > 0 {
         let candidates = &mut scratch.candidates;
-        candidates.clear();
-        candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate::new(id as u32, logit)));
-        filter::keep_first(candidates, top, filter::by_rank);
-        best.extend(candidates[..top].iter().map(|c| (c.id, logprob(c.logit))));
+        Softmax { max, temperature: 1.0 }.best(top, logits, candidates);
+        candidates.sort_unstable_by(filter::by_rank);
+        best.extend(candidates.iter().map(|c| (c.id, logprob(c.logit))));
     }
     Logprobs { chosen, top: best }
 }

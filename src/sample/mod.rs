@@ -9,7 +9,8 @@
 //! 5. top-k; 6. temperature and softmax; 7. typical; 8. top-p; 9. min-p; 10. one uniform number picks the token.
 //!
 //! Temperature comes before the cuts by probability, as with OpenAI and Hugging Face: top-p 0.9 is 90% of the
-//! distribution that is drawn from. Whatever the cuts, one candidate remains. Reads no clock and no global state;
+//! distribution that is drawn from. Whatever the cuts, one candidate remains; the walk goes from the best down, or by
+//! id where nothing is cut. Reads no clock and no global state;
 //! `engine` calls it once per generated token.
 
 mod filter;
@@ -21,7 +22,7 @@ mod tests;
 pub use logprob::logprobs_of;
 pub use rng::uniform;
 
-use filter::Candidate;
+use filter::{Candidate, Softmax};
 use std::collections::HashMap;
 use std::collections::VecDeque;
 
@@ -117,22 +118,24 @@ pub struct Draw {
 #[derive(Debug, Default)]
 pub struct Scratch {
     candidates: Vec<Candidate>,
+    /// Logits after penalties.
+    adjusted: Vec<f32>,
 }
 
 impl Scratch {
     /// Room for draws from `vocab` tokens.
     pub fn new(vocab: usize) -> Scratch {
-        Scratch { candidates: Vec::with_capacity(vocab) }
+        Scratch { candidates: Vec::with_capacity(vocab), adjusted: Vec::with_capacity(vocab) }
     }
 
     /// Bytes that [`Scratch::new`] reserves.
     pub fn bytes(vocab: usize) -> u64 {
-        (vocab as u64).saturating_mul(size_of::<Candidate>() as u64)
+        (vocab as u64).saturating_mul((size_of::<Candidate>() + size_of::<f32>()) as u64)
     }
 
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
-        (size_of::<Candidate>() * self.candidates.capacity()) as u64
+        (size_of::<Candidate>() * self.candidates.capacity() + size_of::<f32>() * self.adjusted.capacity()) as u64
     }
 }
 
@@ -175,8 +178,8 @@ impl Sampler {
         let id = if self.is_plain_greedy() {
             argmax(logits)
         } else {
-            self.fill(logits, &mut scratch.candidates);
-            self.choose(&mut scratch.candidates)
+            let Scratch { candidates, adjusted } = scratch;
+            self.choose(self.adjust(logits, adjusted), candidates)
         };
         let logprobs = self.params.logprobs.map(|top| logprob::checked(logits, id, top, scratch));
         self.drawn += 1;
@@ -209,44 +212,62 @@ impl Sampler {
         p.temperature <= 0.0 && p.logit_bias.is_empty() && self.recent.is_empty() && self.counts.is_empty()
     }
 
-    /// Steps 1 to 3: candidates in the order of their ids, with adjusted logits.
-    fn fill(&self, logits: &[f32], candidates: &mut Vec<Candidate>) {
-        candidates.clear();
-        candidates.extend(logits.iter().enumerate().map(|(id, &logit)| Candidate::new(id as u32, logit)));
-        for &(id, bias) in &self.params.logit_bias {
-            if let Some(candidate) = candidates.get_mut(id as usize) {
-                // A bias may be huge, an infinity would turn into NaN below.
-                candidate.logit = (candidate.logit + bias).clamp(f32::MIN, f32::MAX);
+    /// Steps 1 to 3: the logits, in `room` where some are adjusted.
+    fn adjust<'a>(&self, logits: &'a [f32], room: &'a mut Vec<f32>) -> &'a [f32] {
+        if self.params.logit_bias.is_empty() && self.recent_counts.is_empty() && self.counts.is_empty() {
+            return logits;
+        }
+        room.clear();
+        room.extend_from_slice(logits);
+        // A bias may be huge, an infinity would turn into NaN below.
+        let mut change = |id: u32, f: &dyn Fn(f32) -> f32| {
+            if let Some(logit) = room.get_mut(id as usize) {
+                *logit = f(*logit).clamp(f32::MIN, f32::MAX);
             }
+        };
+        for &(id, bias) in &self.params.logit_bias {
+            change(id, &|logit| logit + bias);
         }
         let penalty = self.params.repetition_penalty;
         for &id in self.recent_counts.keys() {
-            if let Some(candidate) = candidates.get_mut(id as usize) {
-                let logit = candidate.logit;
-                candidate.logit =
-                    (if logit > 0.0 { logit / penalty } else { logit * penalty }).clamp(f32::MIN, f32::MAX);
-            }
+            change(id, &|logit| if logit > 0.0 { logit / penalty } else { logit * penalty });
         }
         for (&id, &count) in &self.counts {
-            if let Some(candidate) = candidates.get_mut(id as usize) {
-                let penalty = count as f32 * self.params.frequency_penalty + self.params.presence_penalty;
-                candidate.logit = (candidate.logit - penalty).clamp(f32::MIN, f32::MAX);
-            }
+            let penalty = count as f32 * self.params.frequency_penalty + self.params.presence_penalty;
+            change(id, &|logit| logit - penalty);
         }
+        room
     }
 
     /// Steps 4 to 10.
-    fn choose(&self, candidates: &mut Vec<Candidate>) -> u32 {
+    fn choose(&self, logits: &[f32], candidates: &mut Vec<Candidate>) -> u32 {
         let p = &self.params;
         if p.temperature <= 0.0 {
-            return filter::best(candidates).id;
+            return argmax(logits);
         }
-        filter::top_k(candidates, p.top_k);
-        filter::softmax(candidates, p.temperature);
-        filter::typical(candidates, p.typical_p);
-        filter::top_p(candidates, p.top_p);
+        let uniform = rng::uniform(p.seed, self.drawn);
+        let softmax = Softmax::new(logits, p.temperature);
+        let top_k = (1..logits.len()).contains(&p.top_k);
+        if !top_k && p.typical_p >= 1.0 {
+            if p.top_p >= 1.0 && p.min_p <= 0.0 {
+                return softmax.pick(uniform, logits);
+            }
+            // Only what the cuts by probability may keep becomes a candidate.
+            let total = if p.top_p < 1.0 { softmax.total(logits) } else { 0 };
+            let floor = if p.top_p < 1.0 { filter::top_p_floor(p.top_p, total, logits.len()) } else { 0.0 };
+            softmax.above(floor.max(f64::from(p.min_p)), logits, candidates);
+            filter::top_p(candidates, p.top_p, total);
+        } else {
+            match top_k {
+                true => softmax.best(p.top_k, logits, candidates),
+                false => softmax.all(logits, candidates),
+            }
+            filter::typical(candidates, p.typical_p, &softmax);
+            let total = filter::total(candidates);
+            filter::top_p(candidates, p.top_p, total);
+        }
         filter::min_p(candidates, p.min_p);
-        filter::pick(candidates, rng::uniform(p.seed, self.drawn))
+        filter::pick(candidates, uniform)
     }
 }
 
