@@ -76,7 +76,11 @@ fn main() {
     println!("{:<33} {:>8} {:>8} {:>10}   ({} tokens)", "kernel", "GB/s", "of read", "GOP/s", settings.tokens);
     for dtype in TYPES.into_iter().filter(|dtype| wanted(*dtype)) {
         for layout in [Layout::Packed, Layout::Plain] {
-            let wants = |cpu: &&Cpu| if settings.plain { Layout::Plain } else { cpu.layout(dtype, 16, 256) } == layout;
+            // The tier with BF16 is another for that type alone.
+            let own = |cpu: &Cpu| dtype == DType::BF16 || cpu.isa() != "avx512bf16" || settings.tier.is_some();
+            let in_layout =
+                |cpu: &Cpu| if settings.plain { Layout::Plain } else { cpu.layout(dtype, 16, 256) } == layout;
+            let wants = |cpu: &&Cpu| own(cpu) && in_layout(cpu);
             let tiers: Vec<&Cpu> = tiers.iter().filter(wants).collect();
             if !tiers.is_empty() {
                 products(&tiers, dtype, layout, &settings, limit);
@@ -102,7 +106,7 @@ fn settings() -> Settings {
 
 /// A backend per tier of this host.
 fn tiers(settings: &Settings) -> Vec<Cpu> {
-    let all = ["avx2", "avx512", "avx512vnni"];
+    let all = ["avx2", "avx512", "avx512vnni", "avx512bf16"];
     let mut found: Vec<Cpu> = Vec::new();
     for disabled in (0..=all.len()).rev() {
         let disable_isa = all.get(disabled).map(|name| (*name).to_owned()).into_iter().collect();
@@ -222,6 +226,7 @@ fn products(tiers: &[&Cpu], dtype: DType, layout: Layout, settings: &Settings, l
     for (i, cpu) in tiers.iter().enumerate() {
         let rate = bytes as f64 / decode[i].iter().sum::<Duration>().as_nanos() as f64;
         let acts = match dtype.block_len() {
+            1 if cpu.isa() == "avx512bf16" && dtype == DType::BF16 => "bf16",
             1 => "f32",
             32 | 64 => "q8",
             _ => "q8k",

@@ -218,10 +218,11 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l tokens -d 'To
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s o -l output -d 'NumPy file to write' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s t -l threads -d 'Compute threads; by default one per physical core' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
+complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni, avx512bf16; by default the host\'s best' -r -f -a "scalar\t''
 avx2\t''
 avx512\t''
-avx512vnni\t''"
+avx512vnni\t''
+avx512bf16\t''"
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l kv -d 'Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'
@@ -240,10 +241,11 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s t -l threads -
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -s r -l repetitions -d 'Rounds; each measures everything once, in turns' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l ubatch -l ub -d 'Tokens per step of a prompt' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
+complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni, avx512bf16; by default the host\'s best' -r -f -a "scalar\t''
 avx2\t''
 avx512\t''
-avx512vnni\t''"
+avx512vnni\t''
+avx512bf16\t''"
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l kv -d 'Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer -d 'Measure llama.cpp in turns on the same file, by a Python with llama-cpp-python [default: python3], else llama-bench' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand bench" -l peer-bin -d 'Measure llama.cpp in turns on the same file, by this llama-bench' -r -F

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub const SYSTEM_FILE: &str = "/etc/omni-inferd/config.toml";
 
 /// Instruction sets that `disable_isa` may name.
-pub const INSTRUCTION_SETS: [&str; 3] = ["avx2", "avx512", "avx512vnni"];
+pub const INSTRUCTION_SETS: [&str; 4] = ["avx2", "avx512", "avx512vnni", "avx512bf16"];
 
 /// Element types that `kv_type` may name.
 pub const KV_TYPES: [&str; 6] = ["f16", "bf16", "q8_0", "q4_1", "q4_0", "f32"];

@@ -75,9 +75,6 @@ impl Step<'_> {
         let Some(weight) = &weights.gate else { return };
         let scale = routed.shared_gate.rows(*rows);
         cpu.matmul(branch, &mut [MatMul { weight, bias: None, out: scale }], scratch);
-        for (row, scale) in out.chunks_exact_mut(weight.cols).zip(scale) {
-            let scale = 1.0 / (1.0 + (-*scale).exp());
-            row.iter_mut().for_each(|x| *x *= scale);
-        }
+        cpu.gate_rows(out, scale);
     }
 }

@@ -133,7 +133,9 @@ impl Step<'_> {
         }
         cpu.rope(q, h.heads, h.key_dim, angles, rope);
         cpu.rope(k, h.kv_heads, h.key_dim, angles, rope);
-        grow(h, q, positions);
+        if let Some(growth) = &h.query_growth {
+            cpu.grow_queries(q, positions, growth.scale, growth.every);
+        }
 
         let sinks = weights.sinks.as_ref().map(Tensor::to_f32);
         let mut cache = self.kv.layer(index);
@@ -181,7 +183,7 @@ impl Step<'_> {
         self.cpu.rms_norm(gathered, norm, self.hparams.rms_eps, head);
         self.cpu.matmul(head, &mut [MatMul { weight, bias: None, out: &mut *logits }], self.scratch);
         if let Some(cap) = self.hparams.logit_cap {
-            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+            self.cpu.soft_cap(logits, cap);
         }
     }
 }
@@ -192,18 +194,6 @@ pub(super) fn activate(cpu: &cpu::Cpu, activation: Activation, gate: &mut [f32],
         Activation::Silu => cpu.silu_mul(gate, up),
         Activation::Gelu => cpu.gelu_mul(gate, up),
         Activation::Clamped => cpu.clamped_silu_mul(gate, up),
-    }
-}
-
-/// q = q · (1 + scale · ln(1 + ⌊position / every⌋)), in models whose queries grow
-fn grow(h: &Hparams, q: &mut [f32], positions: &[u32]) {
-    let Some(growth) = h.query_growth else { return };
-    for (q, &position) in q.chunks_exact_mut(h.heads * h.key_dim).zip(positions) {
-        let steps = position / growth.every;
-        if steps > 0 {
-            let factor = 1.0 + growth.scale * (1.0 + steps as f32).ln();
-            q.iter_mut().for_each(|x| *x *= factor);
-        }
     }
 }
 

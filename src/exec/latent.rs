@@ -225,7 +225,7 @@ impl Step<'_> {
         let rows = self.rows;
         let mut cache = self.kv.layer(index);
         self.cpu.kv_write(&mut cache, self.buffers.k.rows(rows), &[], self.seqs);
-        for part in absorbed_parts(self.seqs) {
+        for part in (Parts { seqs: self.seqs, done: 0 }) {
             self.absorbed(index, &part, dims, up);
         }
         for seq in self.seqs.iter().filter(|seq| seq.rows >= EXPANDED_ROWS) {
@@ -282,7 +282,7 @@ impl Step<'_> {
             q: query,
             heads,
             kv: &self.kv.layer(index),
-            seqs: &part.seqs,
+            seqs: &part.seqs[..part.count],
             scale: dims.scale,
             window: None,
             sinks: None,
@@ -367,34 +367,45 @@ impl LatentBuffers {
     }
 }
 
-/// Rows of a step that are absorbed together, and their sequences within them.
+/// Rows of a step that are absorbed together, and their sequences within them, at least a row each.
 struct Part<'a> {
     rows: Range<usize>,
-    seqs: Vec<SeqSlice<'a>>,
+    seqs: [SeqSlice<'a>; ABSORBED_ROWS],
+    count: usize,
 }
 
 /// Cuts the rows of the sequences with few to parts of at most [`ABSORBED_ROWS`].
-fn absorbed_parts<'a>(seqs: &[SeqSlice<'a>]) -> Vec<Part<'a>> {
-    let mut parts: Vec<Part<'a>> = Vec::new();
-    for seq in seqs.iter().filter(|seq| seq.rows < EXPANDED_ROWS) {
-        let mut done = 0;
-        while done < seq.rows {
-            let row = seq.first_row + done;
-            let room = |part: &&mut Part<'a>| part.rows.end == row && part.rows.len() < ABSORBED_ROWS;
-            let part = match parts.last_mut().filter(room) {
-                Some(part) => part,
-                None => {
-                    parts.push(Part { rows: row..row, seqs: Vec::new() });
-                    let last = parts.len() - 1;
-                    &mut parts[last]
-                }
-            };
-            let rows = (seq.rows - done).min(ABSORBED_ROWS - part.rows.len());
-            let first_row = row - part.rows.start;
-            part.seqs.push(SeqSlice { first_row, rows, start: seq.start + done, blocks: seq.blocks });
+struct Parts<'s, 'a> {
+    seqs: &'s [SeqSlice<'a>],
+    /// Rows of the first that are in a part already.
+    done: usize,
+}
+
+impl<'a> Iterator for Parts<'_, 'a> {
+    type Item = Part<'a>;
+
+    fn next(&mut self) -> Option<Part<'a>> {
+        const NONE: SeqSlice<'static> = SeqSlice { first_row: 0, rows: 0, start: 0, blocks: &[] };
+        let mut part = Part { rows: 0..0, seqs: [NONE; ABSORBED_ROWS], count: 0 };
+        while let Some((seq, rest)) = self.seqs.split_first() {
+            let (row, left) = (seq.first_row + self.done, seq.rows - self.done);
+            if left == 0 || seq.rows >= EXPANDED_ROWS {
+                (self.seqs, self.done) = (rest, 0);
+                continue;
+            }
+            if part.count == 0 {
+                part.rows = row..row;
+            }
+            let rows = left.min(ABSORBED_ROWS - part.rows.len());
+            if part.rows.end != row || rows == 0 {
+                break;
+            }
+            let (first_row, start) = (row - part.rows.start, seq.start + self.done);
+            part.seqs[part.count] = SeqSlice { first_row, rows, start, blocks: seq.blocks };
+            part.count += 1;
             part.rows.end += rows;
-            done += rows;
+            self.done += rows;
         }
+        (part.count > 0).then_some(part)
     }
-    parts
 }

@@ -28,7 +28,7 @@ pub struct Spec {
     pub kv_type: String,
     /// Most prompt tokens per step.
     pub prefill_chunk: usize,
-    /// Instruction sets not to use: `avx2`, `avx512`, `avx512vnni`.
+    /// Instruction sets not to use: `avx2`, `avx512`, `avx512vnni`, `avx512bf16`.
     pub disable_isa: Vec<String>,
     /// Chat template that replaces the file's.
     pub chat_template: Option<PathBuf>,

@@ -198,8 +198,11 @@ mod tests {
 
     #[test]
     fn sets_in_use_are_listed() {
-        let all = ["avx2", "avx512", "avx512vnni"];
-        assert_eq!(sets(&all, &[]), Check::ok("instruction-sets", "avx512vnni in use, of avx2 avx512 avx512vnni"));
+        let all = ["avx2", "avx512", "avx512vnni", "avx512bf16"];
+        assert_eq!(
+            sets(&all, &[]),
+            Check::ok("instruction-sets", "avx512bf16 in use, of avx2 avx512 avx512vnni avx512bf16")
+        );
         let off = sets(&all, &["avx512".into()]);
         assert!(off.level == Level::Warn && off.found.starts_with("avx512 switched off"), "{off:?}");
         assert_eq!(sets(&["avx2"], &["avx512".into()]).level, Level::Ok, "what the host lacks cannot be missed");

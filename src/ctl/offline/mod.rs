@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Instruction sets from the least to the most capable, as `--isa` names them.
-const ISA: [&str; 4] = ["scalar", "avx2", "avx512", "avx512vnni"];
+const ISA: [&str; 5] = ["scalar", "avx2", "avx512", "avx512vnni", "avx512bf16"];
 
 /// Why a command failed. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub struct BackendArgs {
     /// CPUs to run on, as in `taskset -c`.
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<String>,
-    /// Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host's best.
+    /// Best instruction set to use: scalar, avx2, avx512, avx512vnni, avx512bf16; by default the host's best.
     #[arg(long, value_name = "NAME", value_parser = ISA)]
     pub isa: Option<String>,
     /// Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32.

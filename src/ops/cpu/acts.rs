@@ -16,6 +16,8 @@ use std::ops::Range;
 
 /// Columns of a token that lie together; rows of quantised activations are padded to whole ones.
 const RUN: usize = 256;
+/// BF16 elements of a cache line.
+const LINE: usize = 32;
 /// Adding and subtracting it rounds an f32 below 2²² to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 /// A block whose largest magnitude is below counts as zero: 127 divided by it must stay finite.
@@ -26,6 +28,8 @@ const TINY: f32 = 128.0 * f32::MIN_POSITIVE;
 pub(crate) enum Format {
     /// F32 as given.
     Float,
+    /// Rounded to BF16.
+    Bf16,
     /// 8 bit in blocks of 32.
     Q8x32,
     /// 8 bit in blocks of 256.
@@ -36,6 +40,7 @@ pub(crate) enum Format {
 /// made empty, it grows to those it meets.
 #[derive(Default)]
 pub struct Scratch {
+    bf16: Vec<u16>,
     x32: Buffer,
     x256: Buffer,
     /// Rows in another order.
@@ -46,6 +51,7 @@ pub struct Scratch {
 #[derive(Default)]
 struct Gathered {
     x: Vec<f32>,
+    bf16: Vec<u16>,
     x32: Buffer,
     x256: Buffer,
 }
@@ -53,10 +59,21 @@ struct Gathered {
 /// The largest activations of each form among some products: what a [`Scratch`] for them holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScratchSize {
+    /// Of BF16, whichever tier computes.
+    bf16: usize,
     x32: BufferSize,
     x256: BufferSize,
-    /// Rows in another order: as they are, and quantised.
-    gathered: (usize, BufferSize, BufferSize),
+    /// Rows in another order: as they are, in BF16, and quantised.
+    gathered: GatheredSize,
+}
+
+/// Elements of [`Gathered`].
+#[derive(Clone, Copy, Debug, Default)]
+struct GatheredSize {
+    x: usize,
+    bf16: usize,
+    x32: BufferSize,
+    x256: BufferSize,
 }
 
 /// Elements of one format's buffers.
@@ -71,8 +88,11 @@ struct BufferSize {
 impl ScratchSize {
     /// Makes room for products of `tokens` rows with a weight `[_, cols]` of `dtype`. Types without kernels need none.
     pub fn include(&mut self, dtype: DType, cols: usize, tokens: usize) {
+        if dtype == DType::BF16 {
+            self.bf16 = self.bf16.max(bf16_elements(tokens, cols));
+        }
         let (size, block) = match format(dtype) {
-            None | Some(Format::Float) => return,
+            None | Some(Format::Float | Format::Bf16) => return,
             Some(Format::Q8x32) => (&mut self.x32, 32),
             Some(Format::Q8x256) => (&mut self.x256, 256),
         };
@@ -81,9 +101,12 @@ impl ScratchSize {
 
     /// Makes room for `pairs` rows that are gathered for products with experts' matrices `[_, cols]` of `dtype`.
     pub fn include_gathered(&mut self, dtype: DType, cols: usize, pairs: usize) {
-        let (x, x32, x256) = &mut self.gathered;
+        let GatheredSize { x, bf16, x32, x256 } = &mut self.gathered;
+        if dtype == DType::BF16 {
+            *bf16 = (*bf16).max(bf16_elements(pairs, cols));
+        }
         match format(dtype) {
-            None => {}
+            None | Some(Format::Bf16) => {}
             Some(Format::Float) => *x = (*x).max(pairs.saturating_mul(cols)),
             Some(Format::Q8x32) => x32.include(BufferSize::new(pairs, cols, 32)),
             Some(Format::Q8x256) => x256.include(BufferSize::new(pairs, cols, 256)),
@@ -92,9 +115,10 @@ impl ScratchSize {
 
     /// Bytes of a [`Scratch`] of this size.
     pub fn bytes(&self) -> u64 {
-        let (x, x32, x256) = &self.gathered;
+        let GatheredSize { x, bf16, x32, x256 } = &self.gathered;
         let quantised = [&self.x32, &self.x256, x32, x256].iter().fold(0u64, |sum, b| sum.saturating_add(b.bytes()));
-        quantised.saturating_add((*x as u64).saturating_mul(size_of::<f32>() as u64))
+        let bf16 = (self.bf16 as u64).saturating_add(*bf16 as u64).saturating_mul(size_of::<u16>() as u64);
+        quantised.saturating_add((*x as u64).saturating_mul(size_of::<f32>() as u64)).saturating_add(bf16)
     }
 }
 
@@ -140,6 +164,8 @@ pub(crate) struct Acts<'a> {
     block_bits: u32,
     /// As given; `[tokens, cols]`.
     pub(crate) x: &'a [f32],
+    /// Rounded to BF16; `[tokens, cols]`, columns padded to whole cache lines with zeros.
+    pub(crate) bf16: &'a [u16],
     /// 8-bit values.
     pub(crate) q: &'a [i8],
     /// Scales.
@@ -153,7 +179,7 @@ pub(crate) struct Acts<'a> {
 impl<'a> Acts<'a> {
     /// The activations as they are.
     pub(crate) fn float(x: &'a [f32], cols: usize) -> Acts<'a> {
-        Acts { tokens: x.len() / cols, cols, block_bits: 0, x, q: &[], d: &[], sums: &[], ds: &[] }
+        Acts { tokens: x.len() / cols, cols, block_bits: 0, x, bf16: &[], q: &[], d: &[], sums: &[], ds: &[] }
     }
 
     /// Where in `q` a token's column stands; 16 times where in `sums`.
@@ -177,6 +203,9 @@ impl<'a> Acts<'a> {
 
 /// Quantises one run of a token's row; one instance per tier, all with the same result.
 pub(crate) type QuantiseRow = unsafe fn(x: &[f32], block: usize, out: &mut QuantisedRow<'_>);
+
+/// Rounds a row to BF16, followed by zeros.
+pub(crate) type RoundRow = unsafe fn(x: &[f32], out: &mut [u16]);
 
 /// Where one run of a token's quantised activations goes.
 pub(crate) struct QuantisedRow<'a> {
@@ -202,7 +231,7 @@ impl Buffer {
 
     fn acts<'a>(&'a self, x: &'a [f32], tokens: usize, cols: usize, block: usize) -> Acts<'a> {
         let block_bits = block.trailing_zeros();
-        Acts { tokens, cols, block_bits, x, q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
+        Acts { tokens, cols, block_bits, x, bf16: &[], q: &self.q, d: &self.d, sums: &self.sums, ds: &self.ds }
     }
 
     fn reserved(&self) -> u64 {
@@ -219,16 +248,19 @@ impl Scratch {
 
     /// Buffers for all products that `size` includes.
     pub fn with_size(size: &ScratchSize) -> Scratch {
-        let (x, x32, x256) = &size.gathered;
-        let gathered = Gathered { x: vec![0.0; *x], x32: Buffer::new(x32), x256: Buffer::new(x256) };
-        Scratch { x32: Buffer::new(&size.x32), x256: Buffer::new(&size.x256), gathered }
+        let GatheredSize { x, bf16, x32, x256 } = &size.gathered;
+        let (x32, x256) = (Buffer::new(x32), Buffer::new(x256));
+        let gathered = Gathered { x: vec![0.0; *x], bf16: vec![0; *bf16], x32, x256 };
+        let (x32, x256) = (Buffer::new(&size.x32), Buffer::new(&size.x256));
+        Scratch { bf16: vec![0; size.bf16], x32, x256, gathered }
     }
 
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
-        let Gathered { x, x32, x256 } = &self.gathered;
+        let Gathered { x, bf16, x32, x256 } = &self.gathered;
         let x = (size_of::<f32>() * x.capacity()) as u64;
-        self.x32.reserved() + self.x256.reserved() + x32.reserved() + x256.reserved() + x
+        let bf16 = (size_of::<u16>() * (self.bf16.capacity() + bf16.capacity())) as u64;
+        self.x32.reserved() + self.x256.reserved() + x32.reserved() + x256.reserved() + x + bf16
     }
 
     /// Quantises `x` `[tokens, cols]` to `format`; `each` runs its argument over all tokens, in parallel or not.
@@ -264,10 +296,31 @@ impl Scratch {
         });
     }
 
-    /// What [`Scratch::quantise`] made of `x`.
+    /// Rounds `x` to BF16; `each` as for [`Scratch::quantise`].
+    pub(crate) fn round(
+        &mut self,
+        x: &[f32],
+        cols: usize,
+        row: RoundRow,
+        each: impl FnOnce(usize, &(dyn Fn(Range<usize>) + Sync)),
+    ) {
+        let (tokens, padded) = (x.len() / cols, cols.next_multiple_of(LINE));
+        grow(&mut self.bf16, bf16_elements(tokens, cols));
+        let first = first_line(&self.bf16);
+        let out = Parts::new(&mut self.bf16[first..]);
+        each(tokens, &|range| {
+            for t in range {
+                // SAFETY: each token is in one range only; `row` suits this host.
+                unsafe { row(&x[t * cols..][..cols], out.part(t * padded, padded)) };
+            }
+        });
+    }
+
+    /// What [`Scratch::quantise`] or [`Scratch::round`] made of `x`.
     pub(crate) fn acts<'a>(&'a self, x: &'a [f32], cols: usize, format: Format) -> Acts<'a> {
         let (buffer, block): (_, usize) = match format {
             Format::Float => return Acts::float(x, cols),
+            Format::Bf16 => return Acts { bf16: &self.bf16[first_line(&self.bf16)..], ..Acts::float(x, cols) },
             Format::Q8x32 => (&self.x32, 32),
             Format::Q8x256 => (&self.x256, 256),
         };
@@ -281,6 +334,12 @@ impl Scratch {
                 let to = &mut self.gathered.x;
                 grow(to, rows.len() * cols);
                 return copy_rows(x, to, cols, 0, rows);
+            }
+            Format::Bf16 => {
+                let (from, to, padded) = (&self.bf16, &mut self.gathered.bf16, cols.next_multiple_of(LINE));
+                grow(to, bf16_elements(rows.len(), cols));
+                let first = first_line(to);
+                return copy_rows(&from[first_line(from)..], &mut to[first..], padded, 0, rows);
             }
             Format::Q8x32 => (&self.x32, &mut self.gathered.x32, 32),
             Format::Q8x256 => (&self.x256, &mut self.gathered.x256, 256),
@@ -300,6 +359,10 @@ impl Scratch {
     pub(crate) fn gathered(&self, tokens: usize, cols: usize, format: Format) -> Acts<'_> {
         match format {
             Format::Float => Acts::float(&self.gathered.x[..tokens * cols], cols),
+            Format::Bf16 => {
+                let bf16 = &self.gathered.bf16;
+                Acts { tokens, bf16: &bf16[first_line(bf16)..], ..Acts::float(&[], cols) }
+            }
             Format::Q8x32 => self.gathered.x32.acts(&[], tokens, cols, 32),
             Format::Q8x256 => self.gathered.x256.acts(&[], tokens, cols, 256),
         }
@@ -308,11 +371,21 @@ impl Scratch {
     /// The buffer of a quantised format and its block length.
     fn buffer(&mut self, format: Format) -> Option<(&mut Buffer, usize)> {
         match format {
-            Format::Float => None,
+            Format::Float | Format::Bf16 => None,
             Format::Q8x32 => Some((&mut self.x32, 32)),
             Format::Q8x256 => Some((&mut self.x256, 256)),
         }
     }
+}
+
+/// Elements of a buffer for rows in BF16: whole lines, and room to begin with one.
+fn bf16_elements(tokens: usize, cols: usize) -> usize {
+    tokens.saturating_mul(cols.next_multiple_of(LINE)).saturating_add(LINE - 1)
+}
+
+/// The first element of a buffer that begins a cache line.
+fn first_line(buffer: &[u16]) -> usize {
+    buffer.as_ptr().align_offset(LINE * size_of::<u16>()).min(buffer.len())
 }
 
 /// Copies rows of `width` elements, counted from row `first` on.

@@ -106,7 +106,7 @@ impl Functions {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::ALL,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni => avx512::ALL,
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512::ALL,
             _ => scalar::ALL,
         }
     }

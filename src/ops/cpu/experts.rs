@@ -31,15 +31,15 @@ pub(super) fn expert_matmul(
     assert_eq!(x.len(), expected * cols, "activations are not {expected} rows of {cols}");
     quantise(x, cols, jobs.iter().map(|job| job.weight), scratch, table, pool);
     if gathers {
-        for wanted in [Format::Float, Format::Q8x32, Format::Q8x256] {
-            if jobs.iter().any(|job| form(job.weight) == wanted) {
+        for wanted in [Format::Float, Format::Bf16, Format::Q8x32, Format::Q8x256] {
+            if jobs.iter().any(|job| form(job.weight, table) == wanted) {
                 scratch.gather(x, cols, wanted, &routes.rows);
             }
         }
     }
     let mut shared = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let (weight, format) = (job.weight, form(job.weight));
+        let (weight, format) = (job.weight, form(job.weight, table));
         assert_eq!(weight.cols, cols, "{}: the jobs of one call share their activations", weight.name);
         assert_eq!(job.out.len(), pairs * job.rows, "{}: out is not [{pairs}, {}]", weight.name, job.rows);
         assert!(job.first + job.rows <= job.stride, "{}: rows beyond the matrix's {}", weight.name, job.stride);

@@ -4,7 +4,7 @@
 use super::Cpu;
 use super::acts::{Parts, Scratch};
 use super::attention;
-use super::matmul::{Part, form, quantise, run};
+use super::matmul::{Part, UNIT, deal, form, quantise};
 use crate::ops::profile::Work;
 use crate::ops::{ExpandedAttention, HeadMatMul, Heads, KV_BLOCK, KvLayer, RopeAngles, RopeTable, Tensor};
 use std::ops::Range;
@@ -21,8 +21,8 @@ impl Cpu {
         assert_eq!(x.len(), heads * tokens * cols, "activations are not [{heads}, tokens, {cols}]");
         assert_eq!(out.len(), heads * tokens * rows.len(), "{}: out is not [{heads}, tokens, rows]", weight.name);
         quantise(x, cols, std::iter::once(weight), scratch, &self.table, &self.pool);
-        let (acts, out) = (scratch.acts(x, cols, form(weight)), Parts::new(out));
-        let units = rows.len().div_ceil(super::matmul::UNIT);
+        let (acts, out) = (scratch.acts(x, cols, form(weight, &self.table)), Parts::new(out));
+        let units = rows.len().div_ceil(UNIT);
         let part = |head: usize| Part {
             weight,
             first: head * stride + rows.start,
@@ -34,7 +34,12 @@ impl Cpu {
             out,
             units: head * units..(head + 1) * units,
         };
-        run(&(0..heads).map(part).collect::<Vec<_>>(), &self.pool);
+        deal(heads * units, tokens, weight.row_bytes(), &self.pool, &|range| {
+            for head in range.start / units..range.end.div_ceil(units) {
+                let start = range.start.max(head * units) - head * units;
+                part(head).run(start..range.end.min((head + 1) * units) - head * units);
+            }
+        });
     }
 
     /// Copies `width` elements of each head: `out[to] = x[from]`.

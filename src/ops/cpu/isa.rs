@@ -14,10 +14,12 @@ pub(crate) enum Isa {
     Avx512,
     /// AVX-512 with VNNI.
     Avx512Vnni,
+    /// AVX-512 with VNNI and BF16.
+    Avx512Bf16,
 }
 
 /// All tiers, weakest first.
-pub(crate) const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni];
+pub(crate) const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16];
 
 impl Isa {
     /// Name in settings, `doctor` and bench rows.
@@ -27,6 +29,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -46,6 +49,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
             }
             Isa::Avx512Vnni => Isa::Avx512.on_host() && is_x86_feature_detected!("avx512vnni"),
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.on_host() && is_x86_feature_detected!("avx512bf16"),
         };
         #[cfg(not(target_arch = "x86_64"))]
         return self == Isa::Scalar;
@@ -59,7 +63,7 @@ impl Isa {
         for name in disabled {
             if !ALL[1..].iter().any(|isa| isa.name() == name.as_str()) {
                 return Err(Error::Setting(format!(
-                    "unknown instruction set `{name}`; avx2, avx512 and avx512vnni can be disabled"
+                    "unknown instruction set `{name}`; avx2, avx512, avx512vnni and avx512bf16 can be disabled"
                 )));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::acts::{Acts, Format, Parts, Scratch};
 use super::pool::Pool;
-use super::table::{Kernels, Rows, Table, format};
+use super::table::{Kernels, Rows, Table};
 use crate::ops::{MatMul, Tensor};
 use crate::quant::packed::ROWS;
 use std::borrow::Cow;
@@ -64,7 +64,7 @@ pub(super) fn matmul(x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch, 
             first: 0,
             rows: weight.rows,
             kernels: table.kernels(weight.dtype),
-            acts: scratch.acts(x, cols, form(weight)),
+            acts: scratch.acts(x, cols, form(weight, table)),
             tokens: 0..tokens,
             bias: bias.as_deref(),
             out: Parts::new(job.out),
@@ -83,12 +83,17 @@ pub(super) fn quantise<'a>(
     table: &Table,
     pool: &Pool,
 ) {
+    let each = |n: usize, body: &(dyn Fn(Range<usize>) + Sync)| {
+        if n * cols < PARALLEL_ELEMENTS { body(0..n) } else { pool.run(n, 1, body) }
+    };
     for wanted in [Format::Q8x32, Format::Q8x256] {
-        if weights.clone().any(|weight| form(weight) == wanted) {
-            scratch.quantise(x, cols, wanted, table.quantise, |n, body| {
-                if n * cols < PARALLEL_ELEMENTS { body(0..n) } else { pool.run(n, 1, body) }
-            });
+        if weights.clone().any(|weight| form(weight, table) == wanted) {
+            scratch.quantise(x, cols, wanted, table.quantise, each);
         }
+    }
+    let mut weights = weights;
+    if let Some(round) = table.round.filter(|_| weights.any(|weight| form(weight, table) == Format::Bf16)) {
+        scratch.round(x, cols, round, each);
     }
 }
 
@@ -97,10 +102,7 @@ pub(super) fn run(parts: &[Part<'_>], pool: &Pool) {
     let units = parts.last().map_or(0, |part| part.units.end);
     let widest = parts.iter().map(|part| part.weight.row_bytes()).max().unwrap_or(1);
     let tokens = parts.iter().map(|part| part.tokens.len()).max().unwrap_or(0);
-    let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * widest.max(1))).max(1) } else { CHUNK_UNITS };
-    // Few units: rather shorter runs than idle threads.
-    let grain = grain.min(units.div_ceil(4 * pool.threads())).max(1);
-    pool.run(units, grain, &|range| {
+    deal(units, tokens, widest, pool, &|range| {
         let first = parts.partition_point(|part| part.units.end <= range.start);
         for part in parts[first..].iter().take_while(|part| part.units.start < range.end) {
             let (start, end) = (range.start.max(part.units.start), range.end.min(part.units.end));
@@ -109,9 +111,17 @@ pub(super) fn run(parts: &[Part<'_>], pool: &Pool) {
     });
 }
 
+/// Deals `units` of rows of `row_bytes`, each for `tokens` tokens, in runs of a fitting length.
+pub(super) fn deal(units: usize, tokens: usize, row_bytes: usize, pool: &Pool, body: &(dyn Fn(Range<usize>) + Sync)) {
+    let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * row_bytes.max(1))).max(1) } else { CHUNK_UNITS };
+    // Few units: rather shorter runs than idle threads.
+    let grain = grain.min(units.div_ceil(4 * pool.threads())).max(1);
+    pool.run(units, grain, body);
+}
+
 /// The activations' form for a weight.
-pub(super) fn form(weight: &Tensor) -> Format {
-    match format(weight.dtype) {
+pub(super) fn form(weight: &Tensor, table: &Table) -> Format {
+    match table.format(weight.dtype) {
         Some(format) => format,
         None => panic!("{}: no kernel for {}", weight.name, weight.dtype),
     }
@@ -119,7 +129,7 @@ pub(super) fn form(weight: &Tensor) -> Format {
 
 impl Part<'_> {
     /// Computes some units for all tokens. Only a part's last unit may not be whole, and that one is never packed.
-    fn run(&self, units: Range<usize>) {
+    pub(super) fn run(&self, units: Range<usize>) {
         let (start, end) = (units.start * UNIT, self.rows.min(units.end * UNIT));
         let whole = if self.weight.cut(self.first + start).is_some() { end / UNIT * UNIT } else { start };
         self.run_rows(start..whole, true);
@@ -138,8 +148,12 @@ impl Part<'_> {
             return;
         }
         let (weight, row_bytes, first) = (self.weight, self.weight.row_bytes(), self.first + range.start);
-        // Kernels of panels keep to the caches themselves.
-        let chunk = if packed { usize::MAX } else { (RESIDENT_BYTES / self.acts.cols.max(1)).clamp(16, 512) / 8 * 8 };
+        // Kernels of panels and of floats keep to the caches themselves.
+        let chunk = if packed || self.acts.q.is_empty() {
+            usize::MAX
+        } else {
+            (RESIDENT_BYTES / self.acts.cols.max(1)).clamp(16, 512) / 8 * 8
+        };
         for start in self.tokens.clone().step_by(chunk) {
             let rows = Rows {
                 weights: &weight.bytes()[first * row_bytes..][..range.len() * row_bytes],

@@ -13,6 +13,8 @@ mod blocks;
 mod codes;
 mod delta;
 mod experts;
+#[cfg(target_arch = "x86_64")]
+mod float;
 mod heads;
 mod isa;
 mod matmul;
@@ -21,6 +23,7 @@ mod pack;
 mod panels;
 mod pool;
 mod probe;
+mod rows;
 mod scalar;
 mod table;
 #[cfg(test)]
@@ -55,8 +58,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// CPUs to run on, as in `0-3,8`; by default those the process may use.
     pub cpus: Option<String>,
-    /// Instruction sets not to use although the host has them: `avx2`, `avx512`, `avx512vnni`. Disabling one disables
-    /// those built on it.
+    /// Instruction sets not to use although the host has them: `avx2`, `avx512`, `avx512vnni`, `avx512bf16`.
+    /// Disabling one disables those built on it.
     pub disable_isa: Vec<String>,
     /// Binds each thread to one CPU, the thread that calls [`Cpu::new`] included: it should be the one that computes.
     pub pin: bool,
@@ -159,7 +162,7 @@ impl Cpu {
         self.attention.reserved()
     }
 
-    /// Kernels in use: `scalar`, `avx2`, `avx512` or `avx512vnni`.
+    /// Kernels in use: `scalar`, `avx2`, `avx512`, `avx512vnni` or `avx512bf16`.
     pub fn isa(&self) -> &'static str {
         self.table.isa.name()
     }

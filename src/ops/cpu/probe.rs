@@ -74,7 +74,7 @@ type Multiply = unsafe fn(u64) -> i32;
 fn read_function(isa: Isa) -> Read {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni => x86::read_avx512,
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => x86::read_avx512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => x86::read_avx2,
         _ => read_scalar,
@@ -86,7 +86,7 @@ fn int8_function(isa: Isa) -> (Multiply, u64, &'static str) {
     const LANE: u64 = 2 * CHAINS as u64;
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => (x86::multiply_vnni, 64 * LANE, "vpdpbusd zmm"),
+        Isa::Avx512Vnni | Isa::Avx512Bf16 => (x86::multiply_vnni, 64 * LANE, "vpdpbusd zmm"),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => (x86::multiply_avx512, 64 * LANE, "vpmaddubsw zmm"),
         #[cfg(target_arch = "x86_64")]

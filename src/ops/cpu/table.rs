@@ -1,6 +1,6 @@
 //! Tier and weight type to kernel. Every tier has a kernel for every type, if need be the one of the tier below.
 
-use super::acts::{Acts, Format, QuantiseRow};
+use super::acts::{Acts, Format, QuantiseRow, RoundRow};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
 use super::isa::Isa;
@@ -63,7 +63,7 @@ pub(crate) struct Kernels {
     pub(crate) packed: Kernel,
 }
 
-/// The form of activations that a weight type multiplies with; `None` for types without kernels.
+/// The form of activations that a weight type multiplies with in most tiers; `None` for types without kernels.
 pub(crate) fn format(dtype: DType) -> Option<Format> {
     Some(match dtype {
         DType::F32 | DType::F16 | DType::BF16 => Format::Float,
@@ -82,6 +82,8 @@ pub(crate) struct Table {
     pub(crate) isa: Isa,
     /// Quantises activations.
     pub(crate) quantise: QuantiseRow,
+    /// Rounds activations to BF16, in tiers that multiply them so.
+    pub(crate) round: Option<RoundRow>,
     /// Everything that is not a product with weights.
     pub(crate) vector: vector::Functions,
     /// Attention.
@@ -98,6 +100,11 @@ impl Table {
         let vector = vector::Functions::new(isa);
         let (quantise, kernel): (QuantiseRow, fn(DType) -> Option<Kernel>) = match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => (avx512::quantise_row, |dtype| match dtype {
+                DType::BF16 => Some(avx512::bf16_kernel()),
+                _ => avx512::kernel(dtype).or_else(|| avx2::kernel(dtype)),
+            }),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => (avx512::quantise_row, |dtype| avx512::kernel(dtype).or_else(|| avx2::kernel(dtype))),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => (avx512::quantise_row, |dtype| avx512::float_kernel(dtype).or_else(|| avx2::kernel(dtype))),
@@ -107,14 +114,20 @@ impl Table {
         };
         let packed: fn(DType) -> Option<Kernel> = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::packed::kernel,
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512::packed::kernel,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx2 => avx2::packed::kernel,
             _ => |_| None,
         };
+        let round: Option<RoundRow> = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Some(avx512::round),
+            _ => None,
+        };
         Table {
             isa,
             quantise,
+            round,
             vector,
             attention: attention::Tier::new(isa),
             delta: delta::Functions::new(isa),
@@ -135,8 +148,13 @@ impl Table {
         let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
         // Without VNNI only Q4_K gains in decode and prefill: for other types the kernels of panels unpack slower than
         // those of plain rows, and serve what is packed already.
-        let faster = self.isa == Isa::Avx512Vnni || dtype == DType::Q4_K;
+        let faster = self.isa >= Isa::Avx512Vnni || dtype == DType::Q4_K;
         if fits && faster && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+    }
+
+    /// The form of activations that this tier multiplies weights of `dtype` with; `None` for types without kernels.
+    pub(crate) fn format(&self, dtype: DType) -> Option<Format> {
+        if dtype == DType::BF16 && self.round.is_some() { Some(Format::Bf16) } else { format(dtype) }
     }
 
     /// The tier's own kernel for panels of a weight type.

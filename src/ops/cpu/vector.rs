@@ -87,7 +87,7 @@ impl Functions {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Functions { narrow: super::avx2::narrow, ..avx2::ALL },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Vnni => Functions { narrow: super::avx2::narrow, ..avx512::ALL },
+            Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => Functions { narrow: super::avx2::narrow, ..avx512::ALL },
             _ => scalar::ALL,
         }
     }

@@ -112,6 +112,30 @@ pub fn clamped_silu_mul(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `x = cap · tanh(x / cap)` (Gemma 2, arXiv 2408.00118).
+pub fn soft_cap(x: &mut [f32], cap: f32) {
+    let cap = f64::from(cap);
+    x.iter_mut().for_each(|x| *x = (cap * (f64::from(*x) / cap).tanh()) as f32);
+}
+
+/// `x = x · (1 + scale · ln(1 + ⌊position / every⌋))` for each row of `x` `[positions, width]` (Ministral 3's queries).
+pub fn grow_queries(x: &mut [f32], positions: &[u32], scale: f32, every: u32) {
+    let width = x.len() / positions.len();
+    for (row, &position) in x.chunks_exact_mut(width).zip(positions) {
+        let factor = 1.0 + f64::from(scale) * f64::from(1 + position / every).ln();
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+    }
+}
+
+/// `x = x · sigmoid(gate)` for each row of `x` `[gates, width]`.
+pub fn gate_rows(x: &mut [f32], gate: &[f32]) {
+    let width = x.len() / gate.len();
+    for (row, &gate) in x.chunks_exact_mut(width).zip(gate) {
+        let factor = 1.0 / (1.0 + f64::from(-gate).exp());
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+    }
+}
+
 /// `x += y`.
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "x and y differ in length");

@@ -155,7 +155,7 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::TIER,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512vnni::TIER,
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512vnni::TIER,
             _ => scalar::TIER,
         }
     }

@@ -59,15 +59,12 @@ pub(crate) fn kv_write(cpu: &Cpu, kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], se
 /// A latent cache: rows as ggml has them.
 fn write_latents(cpu: &Cpu, kv: &mut KvLayer<'_>, k: &[f32], seqs: &[SeqSlice<'_>]) {
     let (dtype, dim, bytes) = (kv.shape.key_type, kv.shape.key_dim, kv.shape.token_bytes());
-    let places = |seq: &SeqSlice<'_>, i: usize| {
-        let position = seq.start + i;
-        let slot = seq.blocks[position / KV_BLOCK] as usize * KV_BLOCK + position % KV_BLOCK;
-        (seq.first_row + i, slot)
-    };
-    let tokens: Vec<(usize, usize)> = seqs.iter().flat_map(|seq| (0..seq.rows).map(move |i| places(seq, i))).collect();
     let keys = Parts::new(kv.keys);
-    cpu.each(tokens.len(), dim, &|range| {
-        for &(row, slot) in &tokens[range] {
+    cpu.each(k.len() / dim.max(1), dim, &|range| {
+        let own = |seq: &SeqSlice<'_>| range.start.max(seq.first_row)..range.end.min(seq.first_row + seq.rows);
+        for (seq, row) in seqs.iter().flat_map(|seq| own(seq).map(move |row| (seq, row))) {
+            let position = seq.start + row - seq.first_row;
+            let slot = seq.blocks[position / KV_BLOCK] as usize * KV_BLOCK + position % KV_BLOCK;
             let x = &k[row * dim..][..dim];
             // SAFETY: each slot belongs to one token.
             let out = unsafe { keys.part(slot * bytes, bytes) };

@@ -9,6 +9,7 @@ mod pack;
 pub(super) mod packed;
 mod tile;
 
+pub(super) use float::round;
 pub(crate) use lanes::Wide;
 pub(super) use pack::pack;
 
@@ -54,6 +55,11 @@ pub(crate) fn float_kernel(dtype: DType) -> Option<Kernel> {
         DType::BF16 => float::rows::<float::Bf16>,
         _ => return None,
     })
+}
+
+/// BF16 in tiers that multiply it with activations in BF16.
+pub(super) fn bf16_kernel() -> Kernel {
+    float::bf16_rows
 }
 
 /// See [`quantise`].

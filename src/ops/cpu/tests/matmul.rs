@@ -3,7 +3,7 @@
 use super::{Rng, cpu, packed, raw_tensor, set_factors, tensor, tiers};
 use crate::ops::cpu::acts::Format;
 use crate::ops::cpu::isa::Isa;
-use crate::ops::cpu::table::format;
+use crate::ops::cpu::table::{Table, format};
 use crate::ops::cpu::{Cpu, Scratch, pack_panels};
 use crate::ops::{MatMul, Tensor, reference};
 use crate::quant::{self, DType};
@@ -46,10 +46,11 @@ fn run(cpu: &Cpu, weight: &Tensor, x: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Activations as quantised weights see them, by the definition of the form.
-fn rounded(x: &[f32], cols: usize, dtype: DType) -> Vec<f32> {
-    let block = match format(dtype).unwrap() {
+/// Activations as weights see them, by the definition of the form.
+fn rounded(x: &[f32], cols: usize, form: Format) -> Vec<f32> {
+    let block = match form {
         Format::Float => return x.to_vec(),
+        Format::Bf16 => return x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
         Format::Q8x32 => 32,
         Format::Q8x256 => 256,
     };
@@ -64,8 +65,8 @@ fn rounded(x: &[f32], cols: usize, dtype: DType) -> Vec<f32> {
 }
 
 /// The reference over rounded activations, and what the sums of magnitudes allow as error.
-fn expected(weight: &Tensor, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let x = rounded(x, weight.cols, weight.dtype);
+fn expected(weight: &Tensor, x: &[f32], form: Format) -> (Vec<f32>, Vec<f32>) {
+    let x = rounded(x, weight.cols, form);
     let mut out = vec![0.0; x.len() / weight.cols * weight.rows];
     reference::matmul(&x, &mut [MatMul { weight, bias: None, out: &mut out }]);
     let mut allowed = out.clone();
@@ -83,11 +84,18 @@ fn expected(weight: &Tensor, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
 }
 
 fn check(weight: &Tensor, x: &[f32], what: &str) {
-    let (want, allowed) = expected(weight, x);
     let dtype = weight.dtype;
+    let common = format(dtype).unwrap();
+    let (mut want, mut allowed) = expected(weight, x, common);
     let packed = (dtype.block_len() > 1).then(|| packed(weight));
     let mut first: Option<Vec<f32>> = None;
     for isa in tiers() {
+        // The tier that rounds activations to BF16 is the last.
+        let own = Table::new(isa).format(dtype).unwrap();
+        if own != common {
+            (want, allowed) = expected(weight, x, own);
+            first = None;
+        }
         let got = run(&cpu(isa, 1), weight, x);
         for (i, ((got, want), allowed)) in got.iter().zip(&want).zip(&allowed).enumerate() {
             assert!((got - want).abs() <= *allowed, "{what} {dtype} {isa:?} [{i}]: {got} for {want} ± {allowed}");
@@ -124,9 +132,9 @@ fn rows_of_an_odd_number_of_blocks() {
         }
     }
     for dtype in FLOATS {
-        for cols in [1, 5, 16, 33, 100] {
-            let weight = tensor(dtype, 6, cols, &rng.vec(6 * cols));
-            for tokens in [1, 2, 5] {
+        for (rows, cols) in [(6, 1), (6, 5), (19, 16), (1, 33), (17, 100), (5, 1700), (18, 3333)] {
+            let weight = tensor(dtype, rows, cols, &rng.vec(rows * cols));
+            for tokens in [1, 2, 3, 5, 6, 7, 50, 101] {
                 check(&weight, &rng.vec(tokens * cols), "odd");
             }
         }
@@ -336,4 +344,19 @@ fn no_job_and_no_token_are_nothing() {
     cpu.matmul(&[1.0], &mut [], &mut Scratch::new());
     let weight = tensor(DType::F32, 2, 2, &[1.0; 4]);
     cpu.matmul(&[], &mut [MatMul { weight: &weight, bias: None, out: &mut [] }], &mut Scratch::new());
+}
+
+/// BF16 weights meet activations in BF16 where the CPU multiplies them, and F32 in all other tiers; F16 keeps its bits.
+#[test]
+fn activations_are_rounded_to_bf16_in_one_tier_alone() {
+    for isa in tiers() {
+        let rounds = isa == Isa::Avx512Bf16;
+        let x = [1.0 + 1.0 / 512.0];
+        for (dtype, rounds) in [(DType::BF16, rounds), (DType::F16, false), (DType::F32, false)] {
+            let out = run(&cpu(isa, 1), &tensor(dtype, 1, 1, &[1.0]), &x);
+            assert_eq!(out, if rounds { [1.0] } else { x }, "{dtype} {isa:?}");
+        }
+        let fine = 1.0 + 1.0 / 1024.0;
+        assert_eq!(run(&cpu(isa, 1), &tensor(DType::F16, 1, 1, &[fine]), &[1.0]), [fine], "{isa:?}");
+    }
 }

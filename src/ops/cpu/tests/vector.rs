@@ -158,3 +158,30 @@ fn angles_carry_the_magnitude() {
     let length = |i: usize| angles.sin[i].hypot(angles.cos[i]);
     assert!((0..16).all(|i| (length(i) - table.magnitude).abs() < 1e-5));
 }
+
+#[test]
+fn factors_of_rows_and_caps_equal_the_reference() {
+    let mut rng = Rng::new(27);
+    let (rows, width) = (90, 700);
+    let x: Vec<f32> = rng.vec(rows * width).iter().map(|x| x * 100.0).collect();
+    let gate: Vec<f32> = rng.vec(rows).iter().map(|x| x * 20.0).collect();
+    let positions: Vec<u32> = (0..rows as u32).map(|row| row * 1000).collect();
+    let (mut capped, mut grown, mut gated) = (x.clone(), x.clone(), x.clone());
+    reference::soft_cap(&mut capped, 30.0);
+    reference::grow_queries(&mut grown, &positions, 0.1, 16_384);
+    reference::gate_rows(&mut gated, &gate);
+    for threads in [1, 3] {
+        let cpu = cpu(super::Isa::Scalar, threads);
+        let (mut a, mut b, mut c) = (x.clone(), x.clone(), x.clone());
+        cpu.soft_cap(&mut a, 30.0);
+        cpu.grow_queries(&mut b, &positions, 0.1, 16_384);
+        cpu.gate_rows(&mut c, &gate);
+        close(&a, &capped, "soft_cap");
+        close(&b, &grown, "grow_queries");
+        close(&c, &gated, "gate_rows");
+        assert_eq!(b[..16 * width], x[..16 * width], "nothing grows below the first step");
+        let mut bad = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        cpu.soft_cap(&mut bad, 30.0);
+        assert!(bad[..2] == [30.0, -30.0] && bad[2].is_nan());
+    }
+}
