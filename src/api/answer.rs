@@ -11,6 +11,7 @@ use crate::engine;
 use http::Response;
 use serde::Serialize;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// What all chunks of an answer share.
 #[derive(Clone, Debug)]
@@ -176,6 +177,12 @@ async fn feed<S: Shape>(
     sender.done().await
 }
 
+/// Bodies from so many bytes on are prepared one at a time: parsed, rendered and tokenized one takes up to fifty times its
+/// size (31 MB of one letter: 1 GB).
+const LARGE: usize = 1 << 20;
+/// The process has one memory, whoever serves.
+static LARGE_TURN: Semaphore = Semaphore::const_new(1);
+
 /// Runs work that may take long for large inputs (tokenizing, rendering) off the threads that serve connections.
 pub async fn offload<T: Send + 'static>(
     bytes: usize,
@@ -184,11 +191,48 @@ pub async fn offload<T: Send + 'static>(
     if bytes < 8 << 10 {
         return work();
     }
+    // Never closed. It goes with the work, which goes on when its client leaves.
+    let turn = if bytes < LARGE { None } else { LARGE_TURN.acquire().await.ok() };
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {
             tracing::error!(%error, "preparing a request failed");
             Err(ApiError::internal("an internal error occurred; the server's log has the details"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn large_requests_are_prepared_one_at_a_time() {
+        static NOW: AtomicUsize = AtomicUsize::new(0);
+        static DONE: AtomicUsize = AtomicUsize::new(0);
+        let large = || {
+            offload(LARGE, || {
+                assert_eq!(NOW.fetch_add(1, Ordering::SeqCst), 0, "two large ones at once");
+                std::thread::sleep(Duration::from_millis(50));
+                NOW.fetch_sub(1, Ordering::SeqCst);
+                Ok(DONE.fetch_add(1, Ordering::SeqCst))
+            })
+        };
+        let all = futures_util::future::try_join_all((0..4).map(|_| large()));
+        let small = async {
+            offload(LARGE - 1, || Ok(())).await.unwrap();
+            DONE.load(Ordering::SeqCst)
+        };
+        let (all, small) = tokio::join!(all, small);
+        assert_eq!(all.unwrap().len(), 4);
+        assert!(small < 4, "smaller ones pass by");
+        // One whose client leaves while it runs keeps its turn to its end.
+        drop(tokio::time::timeout(Duration::from_millis(10), large()).await);
+        large().await.unwrap();
     }
 }

@@ -118,6 +118,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message).code("request_too_large")
     }
 
+    /// 413: an answer of more than `limit` bytes.
+    pub fn too_long(limit: usize) -> Self {
+        let message = format!("the answer would exceed {limit} bytes; send the request in parts");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message).code("answer_too_large")
+    }
+
     /// 415: the body's encoding cannot be read.
     pub fn unsupported_media(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)

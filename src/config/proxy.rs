@@ -61,7 +61,7 @@ impl Default for Proxy {
             max_requests: 2048,
             max_header_bytes: 32 << 10,
             header_timeout: Duration::from_secs(10),
-            max_body_bytes: 64 << 20,
+            max_body_bytes: 32 << 20,
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),

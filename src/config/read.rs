@@ -6,6 +6,7 @@ use super::proxy::Proxy;
 use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model};
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 use toml::de::DeTable;
 
 /// The name that stands for "whichever model is ready"; no model may take it.
@@ -17,6 +18,12 @@ const MAX_MODELS: usize = 256;
 /// Bounds of `parallel` and `threads`.
 const MAX_PARALLEL: usize = 4096;
 const MAX_THREADS: usize = 4096;
+
+/// Longest path of the socket, in bytes: the kernel takes 107, and those of the workers' sockets beside it are longer by 18.
+const MAX_SOCKET: usize = 89;
+
+/// Workers beat several times as often.
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// What an id may consist of: it stands in URLs, file names, log fields and metric labels.
 pub(super) fn id_char(c: char) -> bool {
@@ -116,12 +123,26 @@ fn read_daemon(section: &mut Section<'_, '_>, environment: &Environment) -> Daem
     if most < first {
         section.problem("restart_backoff_max", "is shorter than restart_backoff", "make it the longer of the two");
     }
+    let socket = section.file_path("socket", "/run/omni-inferd/omni.sock");
+    let bytes = socket.as_ref().map_or(0, |path| path.as_os_str().len());
+    if bytes > MAX_SOCKET {
+        section.problem("socket", format!("has {bytes} bytes"), format!("choose a path of at most {MAX_SOCKET} bytes"));
+    }
+    let heartbeat_timeout = section.positive("heartbeat_timeout", defaults.heartbeat_timeout);
+    if heartbeat_timeout < LEAST_HEARTBEAT {
+        let least = humantime::format_duration(LEAST_HEARTBEAT);
+        section.problem(
+            "heartbeat_timeout",
+            "is shorter than workers can keep to",
+            format!("write \"{least}\" or more"),
+        );
+    }
     Daemon {
-        socket: section.file_path("socket", "/run/omni-inferd/omni.sock").unwrap_or(defaults.socket),
+        socket: socket.unwrap_or(defaults.socket),
         group: section.string("group", "omni").unwrap_or(defaults.group),
         admin_group: section.string("admin_group", "omni-admin").unwrap_or(defaults.admin_group),
         drain_timeout: section.duration("drain_timeout").unwrap_or(defaults.drain_timeout),
-        heartbeat_timeout: section.positive("heartbeat_timeout", defaults.heartbeat_timeout),
+        heartbeat_timeout,
         load_timeout: section.positive("load_timeout", defaults.load_timeout),
         restart_backoff: (first, most.max(first)),
         restart_limit: section.count("restart_limit", 1..=1_000_000).map_or(defaults.restart_limit, |n| n as u32),

@@ -126,6 +126,7 @@ fn a_full_file_is_read() {
 
 #[test]
 fn mistakes_name_line_key_and_remedy() {
+    let long_socket = format!("[daemon]\nsocket = \"/{}\"", "a".repeat(90));
     let cases = [
         (
             "[[model]]\npath = \"/x\"\nnuma = \"partition\"",
@@ -141,6 +142,11 @@ fn mistakes_name_line_key_and_remedy() {
             "line 2: daemon.drain_timeout: is of type integer; write a number with its unit",
         ),
         ("[daemon]\nheartbeat_timeout = \"0s\"", "line 2: daemon.heartbeat_timeout: must not be zero"),
+        (
+            "[daemon]\nheartbeat_timeout = \"400ms\"",
+            "line 2: daemon.heartbeat_timeout: is shorter than workers can keep to; write \"500ms\" or more",
+        ),
+        (long_socket.as_str(), "line 2: daemon.socket: has 91 bytes; choose a path of at most 89 bytes"),
         ("[daemon]\nmax_body_bytes = \"64 Mib/s\"", "\"mib/s\" is not a unit of size; write a size from"),
         ("[daemon]\nlog = \"a=b=c\"", "line 2: daemon.log:"),
         (

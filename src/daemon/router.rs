@@ -6,10 +6,10 @@ use super::forward::{Failure, MODEL_HEADER, REQUEST_HEADER, forward, headless};
 use super::registry::Registry;
 use super::{control, views};
 use crate::api::error::ApiError;
-use crate::api::http::{Body, parse_json, read_body};
+use crate::api::http::{Bodies, Body, parse_json, read_shared};
 use crate::api::router::{percent_decode, plain};
 use crate::config::Config;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 
 /// A request's body must arrive within.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+/// All bodies together may be so many times as large as one.
+const BODIES: usize = 8;
 /// Attempts to reach a worker that cannot be reached although it is ready: it is just dying.
 const ATTEMPTS: u32 = 20;
 /// Between these attempts.
@@ -44,6 +46,8 @@ pub struct App {
     pub started: Instant,
     /// Requests answered, for metrics and for naming them.
     pub requests: AtomicU64,
+    /// Requests' bodies in memory.
+    pub bodies: Arc<Bodies>,
     /// The main loop.
     pub reload: mpsc::Sender<ReloadRequest>,
 }
@@ -142,7 +146,10 @@ async fn pass_on(
     app.registry.check_open()?;
     plain(&head.headers)?;
     let limit = app.registry.shared.settings().max_body_bytes;
-    let body = read_body(body, limit, BODY_TIMEOUT).await?;
+    let expected = head.headers.contains_key(header::EXPECT);
+    let all = (&app.bodies, limit.saturating_mul(BODIES));
+    // Counted until the worker begins its answer: then it has read the body and made tokens of it.
+    let (body, _share) = read_shared(body, expected, (limit, BODY_TIMEOUT), all).await?;
     let addressed: Addressed = parse_json(&body)?;
     let model = app.registry.resolve(addressed.model.as_deref())?;
     for _ in 0..ATTEMPTS {

@@ -29,6 +29,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 const FLUSH: Duration = Duration::from_secs(2);
 /// A connection that asks nothing is closed after.
 const IDLE: Duration = Duration::from_secs(120);
+/// A client that takes nothing of its answer for so long is cut, so that it does not hold up the unloading of a model.
+const STALL: Duration = Duration::from_secs(60);
 /// How often the socket's file is looked after.
 const SOCKET_CHECK: Duration = Duration::from_millis(500);
 /// Events that a slow reader may lag behind.
@@ -186,6 +188,7 @@ async fn start(options: Options, filter: Filter, logs: Logs) -> Result<(), Start
         logs,
         started: Instant::now(),
         requests: AtomicU64::new(0),
+        bodies: Arc::default(),
         reload,
     });
     let (stop, stopped) = oneshot::channel::<()>();
@@ -261,6 +264,7 @@ fn limits(daemon: &config::Daemon) -> Limits {
         max_connections: daemon.max_connections,
         header_timeout: daemon.header_timeout,
         idle_timeout: IDLE,
+        write_timeout: STALL,
         drain_timeout: Some(FLUSH),
     }
 }

@@ -32,7 +32,8 @@ pub const EXIT_FAILED: i32 = 70;
 
 /// Bytes of memory that a worker may take beyond what it has when its model is loaded: requests and their prompts.
 const GROWTH: u64 = 4 << 30;
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Well below the shortest `heartbeat_timeout` that a configuration may ask for.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Threads that serve HTTP; the engine has its own.
 const HTTP_THREADS: usize = 2;
 /// Threads that tokenize and render large requests; more would take cores from the engine.
@@ -141,6 +142,7 @@ async fn answer(listener: tokio::net::UnixListener, served: Arc<Served>, control
         max_connections: 16384,
         header_timeout: Duration::from_secs(30),
         idle_timeout: Duration::from_secs(600),
+        write_timeout: Duration::from_secs(600),
         drain_timeout: None,
     };
     let handler = move |request| api::router::handle(served.clone(), request);

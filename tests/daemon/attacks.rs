@@ -134,3 +134,27 @@ fn a_stopped_daemon_goes_on_where_it_stood() {
     daemon.wait_state("oracle", "ready");
     assert_eq!(daemon.pid("oracle"), pid, "the worker beat all the time; the daemon only did not hear it");
 }
+
+#[test]
+fn large_requests_take_no_more_memory_than_is_theirs() {
+    let quick = QUICK.replace("[daemon]\n", "[daemon]\nmax_body_bytes = \"1MiB\"\n");
+    let daemon = Setup::new(&quick, &[("oracle", "", "preload = true")]).start();
+    daemon.wait_state("oracle", "ready");
+    let body = json!({"model": "oracle", "tokens": 1, "delay_ms": 3000, "prompt": "x".repeat(1_000_000)});
+    // Eight bodies of a megabyte fit at once; of three times as many each client hears what became of its own.
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let post = || {
+            let answer = daemon.post("/v1/completions", &body);
+            assert_eq!(answer.header("retry-after").is_some(), answer.status == 503, "{answer:?}");
+            answer.status
+        };
+        let threads: Vec<_> = (0..24).map(|_| scope.spawn(post)).collect();
+        // Small requests are let through all the while.
+        let small = daemon.post("/v1/completions", &json!({"model": "oracle"}));
+        assert_eq!(small.status, 200, "{small:?}");
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let of = |status| statuses.iter().filter(|each| **each == status).count();
+    assert!(of(200) >= 8 && of(503) >= 1 && of(200) + of(503) == 24, "{statuses:?}");
+    assert_eq!(daemon.post("/v1/completions", &body).status, 200);
+}

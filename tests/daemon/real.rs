@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
 
-/// Settings for a real worker, which beats once a second.
+/// Settings for a real worker.
 pub const SETTINGS: &str = "[daemon]\nsocket = \"omni.sock\"\nheartbeat_timeout = \"4s\"\nrestart_backoff = \"20ms\"\n\
     restart_backoff_max = \"100ms\"\nrestart_limit = 1000\nlog = \"info\"\n";
 
@@ -116,6 +116,46 @@ fn what_is_no_model_is_refused_once() {
     assert!(status["error"].as_str().unwrap().contains("bad.gguf"), "{status}");
     assert!(Path::new(&status["path"].as_str().unwrap()).is_absolute());
     assert_eq!(daemon.get("/ready").status, 503);
+}
+
+#[test]
+fn a_template_without_bound_costs_its_request_a_400_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let doubling =
+        "{% set ns = namespace(s='x') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}";
+    std::fs::write(directory.path().join("double.jinja"), doubling).unwrap();
+    let models = block("stories", "preload = true\nchat_template = \"double.jinja\"");
+    std::fs::write(directory.path().join("config.toml"), format!("{SETTINGS}{models}")).unwrap();
+    let daemon = start(&["--config", "config.toml"], directory);
+    daemon.wait_state("stories", "ready");
+    let (pid, stream) = (daemon.pid("stories"), story(&daemon, "stories", 400));
+    for _ in 0..2 {
+        let answer = daemon.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "Hello"}]}));
+        let code = answer.json()["error"]["code"].clone();
+        assert_eq!((answer.status, code), (400, json!("template_limit")), "{answer:?}");
+    }
+    assert!(stream.finish().body.ends_with("data: [DONE]\n\n"), "who streams meanwhile notices nothing");
+    assert_eq!(daemon.pid("stories"), pid);
+}
+
+#[test]
+fn large_requests_leave_a_worker_alive() {
+    let daemon = configured(&block("stories", "preload = true"));
+    daemon.wait_state("stories", "ready");
+    let (daemon, pid) = (&daemon, daemon.pid("stories"));
+    // Words of one letter that never ends take the most memory, and an answer with pieces is the longest.
+    let text = "a".repeat(1 << 20);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let post = |path, body: Value| scope.spawn(move || daemon.post(path, &body).status);
+        let prompts = (0..4).map(|_| post("/v1/completions", json!({"model": "stories", "prompt": text})));
+        let prompts: Vec<_> = prompts.collect();
+        let pieces = post("/tokenize", json!({"model": "stories", "content": text, "with_pieces": true}));
+        let mut statuses: Vec<u16> = prompts.into_iter().map(|thread| thread.join().unwrap()).collect();
+        statuses.push(pieces.join().unwrap());
+        statuses
+    });
+    assert_eq!(statuses, [400, 400, 400, 400, 200], "each prompt is longer than the context");
+    assert_eq!(daemon.pid("stories"), pid);
 }
 
 #[test]

@@ -1,13 +1,20 @@
-//! Reading request bodies: never more than the limit, never longer than the time allowed, and JSON errors that name
-//! the place or the field.
+//! Reading request bodies: never more than the limit, of one and of all together, never longer than the time allowed, and
+//! JSON errors that name the place or the field.
 
 use super::super::error::ApiError;
 use super::BoxError;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Body as HttpBody;
+use hyper::body::{Body as HttpBody, Incoming};
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// A body up to this does not count among [`Bodies`]: as many as there are connections fit into memory.
+const SMALL: usize = 64 << 10;
+/// The rest of a refused body is read for so long, so that a client that writes first and reads then sees the refusal.
+const DRAIN: Duration = Duration::from_secs(10);
 
 const NOT_AN_OBJECT: &str = "the request's body must be a JSON object";
 
@@ -21,18 +28,86 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::too_large(limit));
     }
-    match tokio::time::timeout(within, collect(body, limit)).await {
+    let mut body = std::pin::pin!(body);
+    timely(within, collect(&mut body, limit, |_| Ok(()))).await
+}
+
+/// Bytes of the bodies that are in memory now, over all requests.
+#[derive(Debug, Default)]
+pub struct Bodies(AtomicUsize);
+
+/// A body's bytes among [`Bodies`], until it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    bodies: Arc<Bodies>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Counts a body that has grown to `bytes`, unless all together would then exceed `most`.
+    fn grow(&mut self, bytes: usize, most: usize) -> Result<(), ApiError> {
+        if bytes <= SMALL {
+            return Ok(());
+        }
+        let sum = |all: usize| Some(all - self.bytes + bytes).filter(|all| *all <= most);
+        if self.bodies.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_err() {
+            let message = format!("the requests that are being handled take {most} bytes together; try again");
+            return Err(ApiError::unavailable(message, Duration::from_secs(1)).code("overloaded"));
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.bodies.0.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// As [`read_body`], where all `bodies` together may take `most` bytes; what would exceed them is refused with 503. The
+/// rest of a refused body is read away unless the client waits to be asked for it (`expected`).
+pub async fn read_shared(
+    mut body: Incoming,
+    expected: bool,
+    (limit, within): (usize, Duration),
+    (bodies, most): (&Arc<Bodies>, usize),
+) -> Result<(Bytes, Share), ApiError> {
+    let mut share = Share { bodies: bodies.clone(), bytes: 0 };
+    let read = if body.size_hint().lower() > limit as u64 {
+        Err(ApiError::too_large(limit))
+    } else {
+        timely(within, collect(&mut body, limit, |bytes| share.grow(bytes, most))).await
+    };
+    if read.is_err() && !expected {
+        tokio::spawn(tokio::time::timeout(DRAIN, async move {
+            let mut left = limit.saturating_mul(2);
+            while let Some(Ok(frame)) = body.frame().await {
+                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                left = rest;
+            }
+        }));
+    }
+    Ok((read?, share))
+}
+
+async fn timely(within: Duration, reading: impl Future<Output = Result<Bytes, ApiError>>) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(within, reading).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::timeout(format!("the request's body did not arrive within {within:?}"))),
     }
 }
 
-async fn collect<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
+/// `grown` is asked before a body becomes so long.
+async fn collect<B>(
+    body: &mut B,
+    limit: usize,
+    mut grown: impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError>
 where
-    B: HttpBody<Data = Bytes>,
+    B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -43,6 +118,7 @@ where
         if whole.len() + data.len() > limit {
             return Err(ApiError::too_large(limit));
         }
+        grown(whole.len() + data.len())?;
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())

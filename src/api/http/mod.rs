@@ -1,10 +1,11 @@
 //! HTTP as daemon and worker share it: the body type, JSON answers, reading bodies within limits, the server loop.
 //! Knows no endpoint and no model.
 
+mod activity;
 mod body;
 mod server;
 
-pub use body::{parse_json, read_body};
+pub use body::{Bodies, Share, parse_json, read_body, read_shared};
 pub use server::{Limits, Listener, Peer, serve};
 
 use bytes::Bytes;

@@ -1,27 +1,26 @@
 //! The server loop: HTTP/1.1 and HTTP/2 (prior knowledge) on one listener, within limits, until told to stop.
 //!
 //! `Upgrade: h2c` is ignored (RFC 9113, section 3.1): the request is answered over HTTP/1.1. A connection that sends no
-//! whole request header in time, or lies idle for too long, is closed; one beyond the limit is answered 503; a handler
-//! that panics costs its own request a 500 and nothing else.
+//! whole request header in time, lies idle or takes nothing of its answer for too long, is closed; one beyond the limit
+//! is answered 503, and while there are so many, idle ones make room; a handler that panics costs its own request a 500
+//! and nothing else.
 
 use super::super::error::ApiError;
-use super::{Body, BoxError};
+use super::Body;
+use super::activity::{Activity, Running, Tracked, Watched};
 use crate::transport::headers::unmet_expectation;
 use crate::transport::{Version, begin};
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -33,6 +32,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 const MAX_STREAMS: u32 = 256;
 /// Connections beyond the limit that are told so; beyond these the kernel's backlog holds them.
 const OVERFLOW: usize = 64;
+/// While there are as many connections as may be, one without a request in flight is closed after.
+const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+/// Before a client that takes nothing is cut, it is looked at again after.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// Refused connections are logged at most so often, however long descriptors are short.
 const ACCEPT_WARNING_PAUSE: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// A connection without a request in flight is closed after.
     pub idle_timeout: Duration,
+    /// A client that takes nothing of its answer for so long has gone.
+    pub write_timeout: Duration,
     /// After the stop: how long running answers may go on. `None`: until they end.
     pub drain_timeout: Option<Duration>,
 }
@@ -55,6 +60,7 @@ impl Default for Limits {
             max_connections: 4096,
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(120),
+            write_timeout: Duration::from_secs(60),
             drain_timeout: None,
         }
     }
@@ -103,6 +109,9 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let (stopping, stopped) = watch::channel(false);
+    let (crowding, crowded) = watch::channel(false);
+    // It is over when there is some room again, not at the first one that leaves.
+    let enough = limits.max_connections - limits.max_connections / 8;
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     let mut warned: Option<Instant> = None;
@@ -114,7 +123,10 @@ where
                 Ok((io, peer)) => {
                     while connections.try_join_next().is_some() {}
                     let full = connections.len() >= limits.max_connections;
-                    let connection = Connection { limits, full, activity: Arc::default() };
+                    if full {
+                        crowding.send_if_modified(|crowded| !std::mem::replace(crowded, true));
+                    }
+                    let connection = Connection { limits, full, crowded: crowded.clone(), activity: Arc::default() };
                     connections.spawn(connection.run(io, peer, handler.clone(), stopped.clone()));
                 }
                 Err(error) => {
@@ -126,7 +138,11 @@ where
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => {
+                if connections.len() < enough {
+                    crowding.send_if_modified(|crowded| std::mem::replace(crowded, false));
+                }
+            }
         }
     }
     drop(listener);
@@ -142,6 +158,8 @@ struct Connection {
     limits: Limits,
     /// Over the limit: every request is answered 503.
     full: bool,
+    /// As many connections as may be are there: idle ones make room.
+    crowded: watch::Receiver<bool>,
     activity: Arc<Activity>,
 }
 
@@ -168,7 +186,7 @@ impl Connection {
                     Ok(answer) => answer.await.unwrap_or_else(|_| panicked()),
                     Err(refusal) => refusal,
                 };
-                Ok::<_, std::convert::Infallible>(response.map(|body| Tracked { body, _running: running }))
+                Ok::<_, std::convert::Infallible>(response.map(|body| Tracked::new(body, running)))
             }
         });
         let asked = async { drop(stopped.wait_for(|stop| *stop).await) };
@@ -178,7 +196,7 @@ impl Connection {
         };
         // One that ended, or was stopped, before it asked anything.
         let Ok((version, io)) = begun else { return };
-        let io = TokioIo::new(io);
+        let io = TokioIo::new(Watched::new(io, self.activity.clone()));
         let ended = match version {
             Version::Http1 => self.drive(self.http1().serve_connection(io, service), stopped).await,
             Version::Http2 => self.drive(self.http2().serve_connection(io, service), stopped).await,
@@ -232,20 +250,29 @@ impl Connection {
         builder
     }
 
-    /// Resolves when the connection deserves to be closed: no first request within the header's time, or none in
-    /// flight for the idle time. Covers what hyper does not time: the bytes that tell HTTP/1 from HTTP/2.
+    /// Resolves when the connection deserves to be closed: no first request within the header's time, none in flight for
+    /// the idle time, or an answer that the client does not take. Covers what hyper does not time: the bytes that tell
+    /// HTTP/1 from HTTP/2, and writing.
     async fn idle(&self) {
+        let limits = &self.limits;
+        let mut crowded = self.crowded.clone();
+        let mut overdue = false;
         loop {
-            let allowed = if self.activity.any.load(Ordering::Relaxed) {
-                self.limits.idle_timeout
-            } else {
-                self.limits.header_timeout
-            };
-            let quiet = self.activity.quiet_for();
-            if quiet >= allowed {
+            let mut allowed = if self.activity.any() { limits.idle_timeout } else { limits.header_timeout };
+            if *crowded.borrow_and_update() {
+                allowed = allowed.min(IDLE_IN_A_CROWD);
+            }
+            let (quiet, stuck) = (self.activity.quiet_for(), self.activity.stuck_for());
+            if quiet >= allowed || (overdue && stuck >= limits.write_timeout) {
                 return;
             }
-            tokio::time::sleep(allowed - quiet).await;
+            // A second look, for it may be the server that stood still, and its client is only now offered more.
+            overdue = stuck >= limits.write_timeout;
+            let patience = if overdue { SECOND_LOOK } else { limits.write_timeout - stuck };
+            tokio::select! {
+                () = tokio::time::sleep(patience.min(allowed - quiet)) => {}
+                Ok(()) = crowded.changed() => {}
+            }
         }
     }
 }
@@ -259,74 +286,6 @@ fn overloaded() -> Response<Body> {
     let mut response = ApiError::unavailable("too many connections", Duration::from_secs(1)).into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-/// What happens on one connection; shared by its requests and its idle timer.
-struct Activity {
-    start: Instant,
-    in_flight: AtomicUsize,
-    /// A request has arrived.
-    any: AtomicBool,
-    /// When the last request ended, milliseconds from `start`.
-    last: AtomicU64,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        let (in_flight, any, last) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
-        Activity { start: Instant::now(), in_flight, any, last }
-    }
-}
-
-impl Activity {
-    fn quiet_for(&self) -> Duration {
-        if self.in_flight.load(Ordering::Acquire) > 0 {
-            return Duration::ZERO;
-        }
-        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)))
-    }
-}
-
-/// A request from its header to the end of its answer's body.
-struct Running(Arc<Activity>);
-
-impl Running {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.any.store(true, Ordering::Relaxed);
-        activity.in_flight.fetch_add(1, Ordering::AcqRel);
-        Running(activity.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let now = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last.store(now, Ordering::Release);
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A response body that counts as activity until it is sent or dropped.
-struct Tracked {
-    body: Body,
-    _running: Running,
-}
-
-impl hyper::body::Body for Tracked {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! The server loop on a real Unix socket: limits, timeouts, upgrades, draining.
 
-use super::super::{full, read_body, text};
+use super::super::{Bodies, full, read_body, read_shared, text};
 use super::*;
+use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
@@ -42,8 +45,30 @@ async fn handle(request: Request<Incoming>) -> Response<Body> {
             Ok(bytes) => Response::new(full(bytes)),
             Err(error) => error.into_response(),
         },
+        "/shared" => {
+            static BODIES: LazyLock<Arc<Bodies>> = LazyLock::new(Arc::default);
+            let limits = (200_000, Duration::from_secs(5));
+            match read_shared(request.into_body(), false, limits, (&BODIES, 300_000)).await {
+                Ok((bytes, _share)) => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    text(StatusCode::OK, format!("read {}", bytes.len()))
+                }
+                Err(error) => error.into_response(),
+            }
+        }
+        "/flood" => parts(Duration::ZERO, usize::MAX),
+        "/pause" => parts(Duration::from_millis(400), 3),
         _ => text(StatusCode::OK, format!("uid {uid}")),
     }
+}
+
+/// An answer in parts of 64 KiB with a pause before each.
+fn parts(pause: Duration, count: usize) -> Response<Body> {
+    let stream = futures_util::stream::unfold(0, move |at| async move {
+        tokio::time::sleep(pause).await;
+        (at < count).then(|| (Ok(Frame::data(Bytes::from_static(&[b'x'; 64 << 10]))), at + 1))
+    });
+    Response::new(BodyExt::boxed(StreamBody::new(Box::pin(stream))))
 }
 
 /// Sends bytes as they are and reads until the server closes; what it left unread is a reset then, and no fault.
@@ -204,4 +229,63 @@ async fn an_answer_does_not_wait_for_the_bytes_behind_its_request() {
     let mut buffer = [0; 4096];
     let read = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut buffer)).await;
     assert!(buffer[..read.expect("an answer in time").unwrap()].starts_with(b"HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
+    let server = Server::start(Limits { write_timeout: Duration::from_millis(250), ..Limits::default() });
+    let flood = format!("GET /flood HTTP/1.1\r\n{CLOSE}");
+    let mut stuck = UnixStream::connect(server.path()).await.unwrap();
+    stuck.write_all(flood.as_bytes()).await.unwrap();
+    let mut slow = UnixStream::connect(server.path()).await.unwrap();
+    slow.write_all(flood.as_bytes()).await.unwrap();
+    let mut buffer = vec![0; 300_000];
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        slow.read_exact(&mut buffer).await.expect("a reader that takes its time is served");
+    }
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(3), stuck.read_to_end(&mut rest)).await;
+    assert!(end.is_ok() && rest.len() < 2 << 20, "cut, with what the socket held: {}", rest.len());
+    // An answer that is slow to come is nobody's stall.
+    let answer = raw(&server.path(), &format!("GET /pause HTTP/1.1\r\n{CLOSE}")).await;
+    assert_eq!(answer.matches('x').count(), 3 * (64 << 10));
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_in_a_crowd() {
+    let server = Server::start(Limits { max_connections: 8, ..Limits::default() });
+    let path = server.path();
+    let busy = tokio::spawn(async move { raw(&path, &format!("GET /pause HTTP/1.1\r\n{CLOSE}")).await });
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(UnixStream::connect(server.path()).await.unwrap());
+    }
+    let begin = Instant::now();
+    while !raw(&server.path(), &format!("GET / HTTP/1.1\r\n{CLOSE}")).await.starts_with("HTTP/1.1 200") {
+        assert!(begin.elapsed() < Duration::from_secs(8), "long before the time for a header is over");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(busy.await.unwrap().ends_with("x\r\n0\r\n\r\n"), "a request in flight is not idle");
+}
+
+#[tokio::test]
+async fn bodies_are_limited_together_and_refusals_are_seen() {
+    let server = Server::start(Limits::default());
+    // Writes all of a request before it reads anything.
+    let post = async |bytes: usize| {
+        let mut stream = UnixStream::connect(server.path()).await.unwrap();
+        let head = format!("POST /shared HTTP/1.1\r\nContent-Length: {bytes}\r\n{CLOSE}");
+        stream.write_all(&[head.into_bytes(), vec![b'x'; bytes]].concat()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    assert!(post(400_000).await.starts_with("HTTP/1.1 413"), "too large by itself");
+    let (one, other, small) = tokio::join!(post(200_000), post(200_000), post(60_000));
+    let (good, refused) = if one.starts_with("HTTP/1.1 200") { (one, other) } else { (other, one) };
+    assert!(good.ends_with("read 200000"), "{good}");
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
+    assert!(small.ends_with("read 60000"), "{small}");
+    assert!(post(200_000).await.ends_with("read 200000"), "once the others are done there is room again");
 }
