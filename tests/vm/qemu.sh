@@ -53,6 +53,8 @@ mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$work/payload" "$work/payload.ext4" $
 numa=()
 for ((node = 0; node < nodes; node++)); do
     numa+=(-object "memory-backend-ram,id=m$node,size=${mib}M" -numa "node,nodeid=$node,memdev=m$node,cpus=$node")
+done
+for ((node = 0; node < nodes; node++)); do
     for ((other = node + 1; other < nodes; other++)); do numa+=(-numa "dist,src=$node,dst=$other,val=12"); done
 done
 echo "# $(basename "$checks") in a guest with $nodes nodes of $mib MiB ($ACCEL)"
