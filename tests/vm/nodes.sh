@@ -18,7 +18,7 @@ if [ ! -e /var/booted ]; then
     touch /run/again
     echo "# it boots again"
     sync
-    systemctl reboot
+    systemctl start --no-block reboot.target
     sleep 600
 fi
 count=$(cat /var/booted)

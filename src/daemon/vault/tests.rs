@@ -163,6 +163,7 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     assert_eq!(reclaim(&vault, 1, 0), 4096);
     let left = || vault.list().into_iter().map(|image| image.path).collect::<Vec<_>>();
     assert_eq!(left(), ["/m/a", "/m/c"], "the longest unused first");
+    freed(&vault);
     assert_eq!(
         vault.answer(9, "m", Ask::Reclaim { bytes: 1 << 40, reserved: 0 }, vec![]).0,
         Answer::Freed { bytes: 4096 }
@@ -175,6 +176,7 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     vault.leave(4);
     vault.yield_to(&Memory { total: 1 << 30, available: 1 << 29, cgroup: None });
     assert_eq!(left(), ["/m/c", "/m/d"], "there is memory enough");
+    freed(&vault);
     vault.yield_to(&Memory { total: 1 << 30, available: 1 << 20, cgroup: None });
     assert_eq!(left(), ["/m/c"], "the host runs out of it");
     vault.expire(Duration::ZERO);

@@ -98,7 +98,13 @@ impl Arena {
 
 impl Mapped {
     /// Adds a segment of at most `pages` reserved pages; of fewer or none where they cannot be had after all.
-    fn add_reserved(&mut self, page: usize, pages: usize, places: Places<'_>, wait: &mut dyn FnMut()) -> io::Result<()> {
+    fn add_reserved(
+        &mut self,
+        page: usize,
+        pages: usize,
+        places: Places<'_>,
+        wait: &mut dyn FnMut(),
+    ) -> io::Result<()> {
         let mut pages = pages;
         while pages > 0 {
             let (at, bytes) = (self.held(), pages * page);
