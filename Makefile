@@ -41,8 +41,12 @@ release: ## Optimised binaries in target/release
 deb: release ## The Debian package: target/deb/omni-inferd_VERSION_amd64.deb
 	scripts/deb.sh target/deb
 
-test-vm: deb ## The package under a real systemd: install, serve, accidents, tuning, upgrade, purge (root, mmdebstrap, systemd-container)
-	tests/vm/run.sh target/deb/omni-inferd_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_amd64.deb
+DEB = target/deb/omni-inferd_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)_amd64.deb
+
+test-vm: deb ## The package under a real systemd and on a kernel of its own: install to purge, boots, NUMA, huge pages, short memory (root, mmdebstrap, systemd-container, qemu-system-x86)
+	tests/vm/run.sh $(DEB)
+	tests/vm/qemu.sh $(DEB) nodes.sh 4 512
+	tests/vm/qemu.sh $(DEB) memory.sh 1 1536
 
 lint: ## Formatting, clippy
 	$(CARGO) fmt --all --check

@@ -32,8 +32,10 @@ class Manager:
             message, descriptors, _, _ = socket.recv_fds(self.socket, 4096, 8)
             fields = dict(line.split("=", 1) for line in message.decode().splitlines() if "=" in line)
             if fields.get("FDSTORE") == "1":
-                self.stored[fields["FDNAME"]] = descriptors[0]
-            elif fields.get("FDSTOREREMOVE") == "1" and fields["FDNAME"] in self.stored:
+                self.stored[fields["FDNAME"]] = descriptors.pop()
+            for descriptor in descriptors:  # BARRIER=1 waits for that
+                os.close(descriptor)
+            if fields.get("FDSTOREREMOVE") == "1" and fields["FDNAME"] in self.stored:
                 os.close(self.stored.pop(fields["FDNAME"]))
 
     def start(self, program, directory, stored):

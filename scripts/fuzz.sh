@@ -10,7 +10,7 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --bins --target "$host"   # --target keeps the instrumentation out of build scripts
 pids=()
-for target in gguf http template config; do
+for target in gguf http template config manifest; do
   mkdir -p "corpus/$target" "artifacts/$target"
   seeds=(); [ -d "seeds/$target" ] && seeds=("seeds/$target")
   "target/$host/release/$target" "corpus/$target" "${seeds[@]}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \

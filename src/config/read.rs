@@ -206,7 +206,7 @@ fn check_model(section: &Section<'_, '_>, model: &Model, environment: &Environme
 fn remedy(key: &str) -> String {
     match key {
         "disable_isa" => format!("known are: {}", INSTRUCTION_SETS.join(", ")),
-        "numa" => "write \"interleave\", or \"bind:N\" with a node of omnictl status --topology".into(),
+        "numa" => "write \"interleave\", \"partition\", or \"bind:N\" with a node of omnictl status --topology".into(),
         "cpus" => "write a list as for taskset -c, for instance cpus = \"0-7,16-23\"".into(),
         _ => "use 1 to 128 of: letters, digits, . _ - : @ +  (aliases also /)".into(),
     }

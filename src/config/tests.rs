@@ -129,8 +129,8 @@ fn mistakes_name_line_key_and_remedy() {
     let long_socket = format!("[daemon]\nsocket = \"/{}\"", "a".repeat(90));
     let cases = [
         (
-            "[[model]]\npath = \"/x\"\nnuma = \"partition\"",
-            "line 3: model[0].numa: partition (rows with the threads that use them) is not there yet; write \"interleave\"",
+            "[[model]]\npath = \"/x\"\nnuma = \"partitions\"",
+            "line 3: model[0].numa: \"partitions\" is no memory policy; write \"interleave\", \"partition\"",
         ),
         ("[daemon]\ndrain_timout = \"1s\"", "line 2: daemon.drain_timout: unknown key; did you mean `drain_timeout`?"),
         ("[deamon]\n", "line 1: deamon: unknown key; did you mean `daemon`?"),

@@ -86,7 +86,7 @@ pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
-/// Whether a text is a memory policy: `interleave`, or `bind:N` with a node's number.
+/// Whether a text is a memory policy: `interleave`, `partition`, or `bind:N` with a node's number.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -94,8 +94,7 @@ pub(super) fn check_numa(text: &str) -> Result<(), String> {
     // As many nodes as the kernel knows of, at most.
     match text.strip_prefix("bind:").map(|node| node.parse::<u16>()) {
         Some(Ok(0..1024)) => Ok(()),
-        None if text == "interleave" => Ok(()),
-        None if text == "partition" => Err("partition (rows with the threads that use them) is not there yet".into()),
+        None if text == "interleave" || text == "partition" => Ok(()),
         _ => Err(format!("\"{}\" is no memory policy", text.escape_debug())),
     }
 }

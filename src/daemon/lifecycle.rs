@@ -36,7 +36,7 @@ pub struct Policy {
 pub enum Input {
     /// Somebody in charge wants the model: also ends a pause or a failure.
     Load,
-    /// A request wants the model: waits out a pause, does not revive a failed one.
+    /// A request wants the model: waits out a pause, and does not revive a failed one unless it failed for now.
     Want,
     /// Somebody in charge wants it gone; `force` cuts its streams.
     Unload {
@@ -48,7 +48,12 @@ pub enum Input {
     /// The worker answers.
     Ready,
     /// The worker says that loading is impossible.
-    Refused(String),
+    Refused {
+        /// Why.
+        reason: String,
+        /// Others may give the memory back that is missing: after the longest pause the next request tries again.
+        for_now: bool,
+    },
     /// A heartbeat, with the age of the engine's own.
     Heartbeat {
         /// Since the engine thread last came round its loop.
@@ -82,17 +87,36 @@ enum Next {
     Unloaded,
     Restart(String),
     Failed(String),
+    FailedForNow(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
     Unloaded,
-    Loading { heard: Instant },
-    Ready { since: Instant, heard: Instant, used: Instant },
-    Draining { heard: Instant, load_after: bool },
-    Ending { next: Next, kill_at: Option<Instant>, load_after: bool },
-    Restarting { at: Instant },
-    Failed,
+    Loading {
+        heard: Instant,
+    },
+    Ready {
+        since: Instant,
+        heard: Instant,
+        used: Instant,
+    },
+    Draining {
+        heard: Instant,
+        load_after: bool,
+    },
+    Ending {
+        next: Next,
+        kill_at: Option<Instant>,
+        load_after: bool,
+    },
+    Restarting {
+        at: Instant,
+    },
+    /// Requests revive it from then on, if ever.
+    Failed {
+        until: Option<Instant>,
+    },
 }
 
 /// One model's state.
@@ -125,7 +149,9 @@ impl Lifecycle {
             Phase::Ready { .. } => ModelState::Ready,
             Phase::Draining { .. } | Phase::Ending { next: Next::Unloaded, .. } => ModelState::Draining,
             Phase::Restarting { .. } | Phase::Ending { next: Next::Restart(_), .. } => ModelState::Restarting,
-            Phase::Failed | Phase::Ending { next: Next::Failed(_), .. } => ModelState::Failed,
+            Phase::Failed { .. } | Phase::Ending { next: Next::Failed(_) | Next::FailedForNow(_), .. } => {
+                ModelState::Failed
+            }
         }
     }
 
@@ -142,7 +168,7 @@ impl Lifecycle {
     /// How long the present pause lasts from `now`.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         match self.phase {
-            Phase::Restarting { at } => Some(at.saturating_duration_since(now)),
+            Phase::Restarting { at } | Phase::Failed { until: Some(at) } => Some(at.saturating_duration_since(now)),
             _ => None,
         }
     }
@@ -159,7 +185,7 @@ impl Lifecycle {
             Phase::Draining { heard, .. } => Some(*heard + silence),
             Phase::Ending { kill_at, .. } => *kill_at,
             Phase::Restarting { at } => Some(*at),
-            Phase::Unloaded | Phase::Failed => None,
+            Phase::Unloaded | Phase::Failed { .. } => None,
         }
     }
 
@@ -172,7 +198,7 @@ impl Lifecycle {
             Input::Progress | Input::Late => self.hear(now, None),
             Input::Heartbeat { engine_age } => self.hear(now, Some(engine_age)),
             Input::Ready => self.ready(now),
-            Input::Refused(reason) => self.refused(reason),
+            Input::Refused { reason, for_now } => self.refused(reason, for_now),
             Input::Exited(reason) => self.exited(now, reason),
             Input::Idle => self.idle(now, active),
             Input::Tick => self.tick(now, active),
@@ -182,7 +208,7 @@ impl Lifecycle {
     fn load(&mut self, now: Instant, in_charge: bool) -> Option<Effect> {
         match &mut self.phase {
             Phase::Unloaded => self.spawn(now),
-            Phase::Failed if in_charge => {
+            Phase::Failed { until } if in_charge || until.is_some_and(|until| now >= until) => {
                 self.deaths = 0;
                 self.spawn(now)
             }
@@ -214,7 +240,7 @@ impl Lifecycle {
     fn unload(&mut self, now: Instant, force: bool, active: u64) -> Option<Effect> {
         match &mut self.phase {
             Phase::Unloaded => None,
-            Phase::Restarting { .. } | Phase::Failed => {
+            Phase::Restarting { .. } | Phase::Failed { .. } => {
                 self.phase = Phase::Unloaded;
                 self.error = None;
                 self.deaths = 0;
@@ -240,7 +266,7 @@ impl Lifecycle {
     }
 
     fn kill(&mut self, next: Next) -> Option<Effect> {
-        if let Next::Restart(reason) | Next::Failed(reason) = &next {
+        if let Next::Restart(reason) | Next::Failed(reason) | Next::FailedForNow(reason) = &next {
             self.error = Some(reason.clone());
         }
         self.phase = Phase::Ending { next, kill_at: None, load_after: false };
@@ -291,8 +317,9 @@ impl Lifecycle {
         None
     }
 
-    fn refused(&mut self, reason: String) -> Option<Effect> {
+    fn refused(&mut self, reason: String, for_now: bool) -> Option<Effect> {
         match self.phase {
+            Phase::Loading { .. } if for_now => self.kill(Next::FailedForNow(reason)),
             Phase::Loading { .. } | Phase::Ready { .. } => self.kill(Next::Failed(reason)),
             _ => None,
         }
@@ -301,7 +328,7 @@ impl Lifecycle {
     fn exited(&mut self, now: Instant, reason: String) -> Option<Effect> {
         match std::mem::replace(&mut self.phase, Phase::Unloaded) {
             // Without a worker nothing can exit.
-            phase @ (Phase::Unloaded | Phase::Restarting { .. } | Phase::Failed) => {
+            phase @ (Phase::Unloaded | Phase::Restarting { .. } | Phase::Failed { .. }) => {
                 self.phase = phase;
                 None
             }
@@ -318,11 +345,8 @@ impl Lifecycle {
             Phase::Ending { next, .. } => match next {
                 Next::Unloaded => None,
                 Next::Restart(reason) => self.died(now, format!("the worker was killed: {reason}")),
-                Next::Failed(reason) => {
-                    self.phase = Phase::Failed;
-                    self.error = Some(reason);
-                    None
-                }
+                Next::Failed(reason) => self.failed(reason, None),
+                Next::FailedForNow(reason) => self.failed(reason, Some(now + self.policy.backoff.1)),
             },
         }
     }
@@ -338,16 +362,19 @@ impl Lifecycle {
         self.deaths += 1;
         if self.deaths >= self.policy.restart_limit {
             let times = self.deaths;
-            self.error = Some(format!(
-                "{reason} (death {times} in a row, restart_limit reached); see `omnictl logs`, then `omnictl load`"
-            ));
-            self.phase = Phase::Failed;
-            return None;
+            let what = "restart_limit reached); see `omnictl logs`, then `omnictl load`";
+            return self.failed(format!("{reason} (death {times} in a row, {what}"), None);
         }
         let (first, most) = self.policy.backoff;
         let pause = first.saturating_mul(1u32 << (self.deaths - 1).min(20)).min(most);
         self.error = Some(reason);
         self.phase = Phase::Restarting { at: now + pause };
+        None
+    }
+
+    fn failed(&mut self, reason: String, until: Option<Instant>) -> Option<Effect> {
+        self.phase = Phase::Failed { until };
+        self.error = Some(reason);
         None
     }
 
@@ -376,7 +403,7 @@ impl Lifecycle {
             Phase::Draining { .. } => self.frozen(silent(silence)),
             Phase::Ending { ref mut kill_at, .. } => kill_at.take().map(|_| Effect::Kill),
             Phase::Restarting { .. } => self.respawn(now),
-            Phase::Unloaded | Phase::Failed => None,
+            Phase::Unloaded | Phase::Failed { .. } => None,
         }
     }
 }

@@ -229,6 +229,16 @@ impl Model {
         (pause.unwrap_or_default() + facts.load_time.unwrap_or_default()).max(Duration::from_secs(1))
     }
 
+    /// Whether it failed, but a later request may try it again.
+    pub fn is_failed_for_now(&self) -> bool {
+        self.state() == ModelState::Failed && self.facts().retry_at.is_some()
+    }
+
+    /// Whether it failed for now, and the time has come for a request to try it again.
+    pub fn may_retry(&self) -> bool {
+        self.facts().retry_at.is_some_and(|at| at <= Instant::now())
+    }
+
     /// Counters over all workers of this model, with the present figures of the last one.
     pub fn totals(&self) -> Stats {
         let facts = self.facts();

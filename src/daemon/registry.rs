@@ -107,8 +107,8 @@ impl Registry {
                 return Ok(lease);
             }
             match state {
-                ModelState::Failed => return Err(failed(model)),
-                ModelState::Unloaded | ModelState::Draining => model.order(Order::Want).await,
+                ModelState::Failed if !model.may_retry() => return Err(failed(model)),
+                ModelState::Failed | ModelState::Unloaded | ModelState::Draining => model.order(Order::Want).await,
                 ModelState::Loading | ModelState::Restarting | ModelState::Ready => {}
             }
             let now = Instant::now();
@@ -252,7 +252,8 @@ impl Registry {
 fn failed(model: &Model) -> ApiError {
     let reason = model.error().unwrap_or_else(|| "unknown".into());
     let message = format!("the model '{}' failed: {reason}", model.id());
-    ApiError::unavailable(message, Duration::from_secs(60)).code("model_failed")
+    let again = if model.is_failed_for_now() { model.retry_after() } else { Duration::from_secs(60) };
+    ApiError::unavailable(message, again).code("model_failed")
 }
 
 /// Settings that are bound to the listening socket.

@@ -100,7 +100,7 @@ impl Task {
                 self.ready(*info);
                 Input::Ready
             }
-            WorkerEvent::Report(Report::Refused { error }) => Input::Refused(error),
+            WorkerEvent::Report(Report::Refused { error, for_now }) => Input::Refused { reason: error, for_now },
             WorkerEvent::Report(Report::Heartbeat { stats }) => {
                 let engine_age = Duration::from_millis(stats.beat_age_ms);
                 self.model.facts().stats = Some(stats);

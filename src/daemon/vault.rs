@@ -2,84 +2,33 @@
 //! too. Holds descriptors and reads bytes; what they mean is the workers' business. Called by `process` for each worker,
 //! by `control`, and by a task of its own that lets go of what nobody uses and looks after checksums ([`look_after`]).
 
-use super::model::Order;
+mod attend;
+mod freeing;
+mod held;
+mod sums;
+
+pub use attend::attend;
+pub use sums::{HURRIED, verify};
+
 use super::router::App;
 use crate::api::control::VaultImage;
 use crate::sys::memory::Memory;
-use crate::sys::{arena, notify, pass};
-use crate::vault::{Answer, Ask, MESSAGE_BYTES, Manifest, Sum, read_manifest};
+use crate::sys::notify;
+use freeing::Freeing;
+use held::{Held, image, stored_name};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How descriptors are called at the service manager: this, the image's name, `-`, and their number.
 pub const STORED: &str = "vault-";
-/// Bytes per second that are read for checksums when nobody waits: some hundredths of what one memory channel brings.
-const RATE: u64 = 256 << 20;
-/// Bytes per second when somebody does.
-pub const HURRIED: u64 = 2 << 30;
-/// Bytes read at a time.
-const PIECE: usize = 1 << 20;
-/// Checksums are looked at again after.
-const AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// How often is looked after the images.
 const TURN: Duration = Duration::from_millis(500);
 
 /// A worker, by the number of its socket.
 pub type User = u64;
-
-/// One image.
-#[derive(Debug)]
-struct Held {
-    id: String,
-    manifest: Arc<Manifest>,
-    /// The manifest's, then each segment's.
-    descriptors: Vec<OwnedFd>,
-    /// Workers that have it mapped, and their models.
-    users: BTreeMap<User, String>,
-    idle_since: Instant,
-    verified: Option<Instant>,
-    stored: bool,
-}
-
-impl Held {
-    fn matches(&self, path: &Path, variant: &str) -> bool {
-        self.manifest.path == path && self.manifest.variant == variant
-    }
-
-    fn status(&self) -> VaultImage {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        VaultImage {
-            id: self.id.clone(),
-            path: self.manifest.path.display().to_string(),
-            variant: self.manifest.variant.clone(),
-            bytes: self.manifest.resident(),
-            models: self.users.values().cloned().collect(),
-            idle_seconds: self.users.is_empty().then(|| self.idle_since.elapsed().as_secs_f64()),
-            age_seconds: now.saturating_sub(self.manifest.created) as f64,
-            verified_seconds: self.verified.map(|at| at.elapsed().as_secs_f64()),
-            stored: self.stored,
-        }
-    }
-
-    /// Gives the memory back, as soon as the service manager has closed its copies, too.
-    fn release(self) -> VaultImage {
-        if self.stored {
-            (0..self.descriptors.len()).for_each(|number| notify::forget(&stored_name(&self.id, number)));
-        }
-        self.status()
-    }
-}
-
-fn stored_name(id: &str, number: usize) -> String {
-    format!("{STORED}{id}-{number}")
-}
 
 /// All images.
 #[derive(Debug, Default)]
@@ -87,6 +36,7 @@ pub struct Vault {
     held: Mutex<Vec<Held>>,
     /// Nothing is kept.
     off: AtomicBool,
+    freeing: Arc<Freeing>,
 }
 
 impl Vault {
@@ -143,7 +93,10 @@ impl Vault {
         *held = kept;
         drop(held);
         let out: Vec<Held> = out;
-        out.into_iter().map(Held::release).collect()
+        out.iter().for_each(Held::forget);
+        let shown = out.iter().map(Held::status).collect();
+        self.freeing.close(out);
+        shown
     }
 
     /// Lets one image go, or all that nobody uses. A worker that uses it keeps the memory until it ends.
@@ -158,64 +111,41 @@ impl Vault {
         }
     }
 
-    /// Lets go of images that nobody uses, the longest unused first, until `bytes` are free; answers how many are.
-    fn reclaim(&self, bytes: u64) -> u64 {
-        let mut idle: Vec<(Instant, String, u64)> = self
+    /// Lets go of images that nobody uses, the longest unused first, until somebody has `bytes` more who can use `reserved`
+    /// bytes on reserved pages at most: images that bring nothing stay. Answers how much there will be, with what is
+    /// on its way already.
+    fn reclaim(&self, bytes: u64, mut reserved: u64) -> u64 {
+        let mut freed = self.freeing.under_way().gain(&mut reserved);
+        let mut idle: Vec<_> = self
             .held()
             .iter()
             .filter(|image| image.users.is_empty())
-            .map(|image| (image.idle_since, image.id.clone(), image.manifest.resident()))
+            .map(|image| (image.idle_since, image.id.clone(), image.takes()))
             .collect();
-        idle.sort();
-        let mut freed = 0;
-        for (_, id, size) in idle {
+        idle.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (_, id, takes) in idle {
             if freed >= bytes {
                 break;
             }
+            let mut left = reserved;
+            let gain = takes.gain(&mut left);
+            if gain == 0 {
+                continue;
+            }
             for image in self.release(|image| image.id == id && image.users.is_empty()) {
                 tracing::info!("the weights of {} are let go: their memory is needed", image.path);
-                freed += size;
+                (freed, reserved) = (freed.saturating_add(gain), left);
             }
         }
         freed
     }
 
-    /// Gives way when the host runs out of memory: the kernel would kill workers, and that frees no image.
+    /// Gives way when the host runs out of memory: the kernel would kill workers, and that frees no image. Reserved pages
+    /// would not help it.
     fn yield_to(&self, memory: &Memory) {
         let least = memory.total / 50;
         if memory.available < least {
-            self.reclaim(least - memory.available);
-        }
-    }
-
-    /// A worker asks.
-    fn answer(&self, user: User, model: &str, ask: Ask, descriptors: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
-        let nothing = || (Answer::Nothing, Vec::new());
-        match ask {
-            _ if self.off.load(Ordering::Relaxed) => nothing(),
-            Ask::Find { path, variant } => {
-                let mut held = self.held();
-                // The newest: an older one may be of a file that was replaced while a worker uses it.
-                let Some(image) = held.iter_mut().rev().find(|image| image.matches(&path, &variant)) else {
-                    return nothing();
-                };
-                let Ok(copies) = pass::copies(&image.descriptors) else { return nothing() };
-                image.users.insert(user, model.to_owned());
-                (Answer::Image { id: image.id.clone() }, copies)
-            }
-            Ask::Reject { id, reason } => {
-                tracing::warn!(model, "the weights in the vault do not match and are let go: {reason}");
-                self.release(|image| image.id == id);
-                nothing()
-            }
-            Ask::Keep => {
-                match image(descriptors) {
-                    Ok(image) => self.keep(user, model, image),
-                    Err(reason) => tracing::warn!(model, "weights are not kept: {reason}"),
-                }
-                nothing()
-            }
-            Ask::Reclaim { bytes } => (Answer::Freed { bytes: self.reclaim(bytes) }, Vec::new()),
+            self.reclaim(least - memory.available, 0);
         }
     }
 
@@ -226,13 +156,15 @@ impl Vault {
             .zip(&image.descriptors)
             .map(|(number, descriptor)| notify::store(&stored_name(&image.id, number), descriptor.as_fd()));
         image.stored = told.fold(true, |all, told| all & told);
-        image.users.insert(user, model.to_owned());
+        image.used_by(user, model);
         // Its sums were just taken of the very same bytes.
         image.verified = Some(Instant::now());
         let mut held = self.held();
         if self.off.load(Ordering::Relaxed) {
             // Switched off since it was offered.
-            (0..image.descriptors.len()).for_each(|number| notify::forget(&stored_name(&image.id, number)));
+            drop(held);
+            image.forget();
+            self.freeing.close(vec![image]);
             return;
         }
         tracing::info!(model, "{} bytes of weights are kept as {}", image.manifest.resident(), image.id);
@@ -247,103 +179,6 @@ impl Vault {
             }
         }
     }
-
-    /// Compares an image's checksums, at so many bytes per second at most. Lets it go when one is wrong, and answers what
-    /// and which models served from it. `None`: it is sound, or gone. Blocks.
-    pub fn verify(&self, id: &str, rate: u64) -> Option<(String, Vec<String>)> {
-        let (manifest, copies) = {
-            let held = self.held();
-            let image = held.iter().find(|image| image.id == id)?;
-            (image.manifest.clone(), pass::copies(&image.descriptors[1..]).ok()?)
-        };
-        // An image that is let go meanwhile must not be held up by its examination.
-        let is_held = || self.held().iter().any(|image| image.id == id);
-        let damage = compare(&manifest, copies, rate, &is_held).err();
-        let Some(damage) = damage else {
-            let mut held = self.held();
-            let image = held.iter_mut().find(|image| image.id == id)?;
-            image.verified = Some(Instant::now());
-            return None;
-        };
-        let damage = format!("the weights of {} in memory are damaged: {damage}", manifest.path.display());
-        let models = self.release(|image| image.id == id).into_iter().flat_map(|image| image.models).collect();
-        tracing::error!("{damage}; they are let go, and read from the file again");
-        Some((damage, models))
-    }
-
-    /// The image whose checksums are due.
-    fn due(&self) -> Option<String> {
-        let held = self.held();
-        let due = |image: &&Held| image.verified.is_none_or(|at| at.elapsed() >= AGAIN);
-        held.iter().find(due).map(|image| image.id.clone())
-    }
-}
-
-/// What descriptors hold, if it is an image.
-fn image(descriptors: Vec<OwnedFd>) -> Result<Held, String> {
-    let first = descriptors.first().ok_or("it has no manifest")?;
-    let (id, manifest, _) = read_manifest(first.as_fd())?;
-    let segments = &descriptors[1..];
-    let fits = |(file, segment): (&OwnedFd, &crate::vault::Segment)| {
-        let length = nix::sys::stat::fstat(file).map_or(0, |stat| stat.st_size.max(0) as u64);
-        arena::check_sealed(file.as_fd()).is_ok() && length == segment.bytes
-    };
-    if segments.len() != manifest.segments.len() || !segments.iter().zip(&manifest.segments).all(fits) {
-        return Err("its segments are not those of its manifest".into());
-    }
-    let now = Instant::now();
-    let manifest = Arc::new(manifest);
-    Ok(Held { id, manifest, descriptors, users: BTreeMap::new(), idle_since: now, verified: None, stored: false })
-}
-
-fn compare(manifest: &Manifest, segments: Vec<OwnedFd>, rate: u64, is_wanted: &dyn Fn() -> bool) -> Result<(), String> {
-    let files: Vec<File> = segments.into_iter().map(File::from).collect();
-    let mut buffer = vec![0; PIECE];
-    let (start, mut read) = (Instant::now(), 0u64);
-    for tensor in &manifest.tensors {
-        let mut sum = Sum::default();
-        for (segment, mut at, mut left) in manifest.pieces(tensor.start, tensor.bytes) {
-            while left > 0 {
-                if !is_wanted() {
-                    return Ok(());
-                }
-                let piece = &mut buffer[..left.min(PIECE as u64) as usize];
-                let file = files.get(segment).ok_or("a segment is missing")?;
-                file.read_exact_at(piece, at).map_err(|error| format!("{}: {error}", tensor.name))?;
-                sum.add(piece);
-                (at, left, read) = (at + piece.len() as u64, left - piece.len() as u64, read + piece.len() as u64);
-                let due = Duration::from_secs_f64(read as f64 / rate as f64);
-                std::thread::sleep(due.saturating_sub(start.elapsed()));
-            }
-        }
-        if sum.end() != tensor.sum {
-            return Err(format!("tensor {}", tensor.name));
-        }
-    }
-    Ok(())
-}
-
-/// Answers one worker, on a thread of its own, until it is gone.
-///
-/// # Errors
-/// Out of threads.
-pub fn attend(vault: Arc<Vault>, channel: OwnedFd, user: User, model: String) -> io::Result<()> {
-    let body = move || {
-        if let Err(error) = converse(&vault, &channel, user, &model) {
-            tracing::warn!(%error, model, "a worker's questions to the vault end");
-        }
-        vault.leave(user);
-    };
-    std::thread::Builder::new().name("vault".into()).spawn(body).map(drop)
-}
-
-fn converse(vault: &Vault, channel: &OwnedFd, user: User, model: &str) -> io::Result<()> {
-    while let Some((message, descriptors)) = pass::receive(channel.as_fd(), MESSAGE_BYTES)? {
-        let (answer, descriptors) = vault.answer(user, model, serde_json::from_slice(&message)?, descriptors);
-        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        pass::send(channel.as_fd(), &serde_json::to_vec(&answer)?, &borrowed)?;
-    }
-    Ok(())
 }
 
 /// Lets go of what nobody uses, and compares checksums in turn, for as long as the daemon lives. Never ends.
@@ -361,28 +196,11 @@ pub async fn look_after(app: Arc<App>) {
         loop {
             ticks.tick().await;
             if let Some(id) = app.registry.shared.vault.due() {
-                verify(&app, id, RATE).await;
+                verify(&app, id, sums::RATE).await;
             }
         }
     };
     tokio::join!(expiry, sums);
-}
-
-/// Compares checksums; workers whose weights are damaged are started anew after their requests. Answers the damage.
-/// Runs to its end even when nobody waits for the answer any more.
-pub async fn verify(app: &Arc<App>, id: String, rate: u64) -> Option<String> {
-    let app = app.clone();
-    let checked = tokio::spawn(async move {
-        let vault = app.registry.shared.vault.clone();
-        let (damage, models) = tokio::task::spawn_blocking(move || vault.verify(&id, rate)).await.ok()??;
-        for model in models.iter().filter_map(|id| app.registry.find(id)) {
-            model.say(tracing::Level::ERROR, "its weights in memory are damaged; starting it again after its requests");
-            model.order(Order::Unload { force: false }).await;
-            model.order(Order::Load).await;
-        }
-        Some(damage)
-    });
-    checked.await.ok()?
 }
 
 #[cfg(test)]

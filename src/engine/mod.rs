@@ -7,6 +7,9 @@
 
 mod handle;
 mod open;
+mod options;
+mod origin;
+mod room;
 mod run;
 mod shared;
 mod stream;
@@ -14,7 +17,8 @@ mod stream;
 mod tests;
 
 pub use handle::Handle;
-pub use open::{EngineOptions, ModelFacts, OpenError, Opened, open, open_kept};
+pub use open::{ModelFacts, OpenError, Opened, Remedy, open, open_kept};
+pub use options::EngineOptions;
 
 use crate::sample::{Logprobs, Params};
 use std::time::{Duration, Instant};

@@ -1,74 +1,24 @@
 //! From a path to a running engine: find or open, bind, plan, load, start the thread.
 
 use super::handle::Handle;
+use super::options::{EngineOptions, cpu_options, exec_options, limits, needs};
+use super::origin::Origin;
+use super::room::Room;
 use super::run::Engine;
 use super::shared::Shared;
-use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
+use crate::exec::{self, Executor, Layouts};
 use crate::gguf::TensorInfo;
-use crate::load::{self, Adopted, Keeper, LayoutOf, Loaded, Metadata, Method, Nobody, Progress, Source};
+use crate::load::{self, Keeper, LayoutOf, Loaded, Metadata, Nobody, Progress};
 use crate::model::{Hparams, Model};
-use crate::plan::{self, Needs, Placement, Refusal, Wish};
+use crate::plan::{self, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use crate::sys::affinity;
-use crate::sys::arena::free_reserved;
+use crate::sys::memory::Memory;
 use crate::sys::numa::{self, Policy};
 use crate::sys::topology::Topology;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
-
-/// Prompt rows per step whose log-probabilities are asked for: bounds the logits' buffer.
-const PROMPT_LOGITS: usize = 32;
-
-/// Snapshots of recurrent state for each sequence at once: the end of its prompt, the end of what it generated, and one
-/// where prompts part.
-const SNAPSHOTS: usize = 3;
-
-/// How to run a model.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Tokens per sequence; `None`: what the model was trained for, at most 8192 and what memory allows.
-    pub context: Option<usize>,
-    /// Sequences at once.
-    pub parallel: usize,
-    /// Requests that may wait.
-    pub queue: usize,
-    /// Compute threads; `None`: one per physical core.
-    pub threads: Option<usize>,
-    /// CPUs to run on, as in `taskset -c`; `None`: all allowed ones.
-    pub cpus: Option<String>,
-    /// Binds each compute thread to a CPU.
-    pub pin: bool,
-    /// Instruction sets not to use.
-    pub disable_isa: Vec<String>,
-    /// Element type of the KV cache.
-    pub kv_type: KvType,
-    /// Most prompt tokens per step.
-    pub prefill_chunk: usize,
-    /// Bytes the model may take; `None`: what the host and its control groups have available now.
-    pub memory: Option<u64>,
-    /// Over which NUMA nodes its memory is to lie.
-    pub numa: numa::Wish,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        EngineOptions {
-            context: None,
-            parallel: 4,
-            queue: 64,
-            threads: None,
-            cpus: None,
-            pin: true,
-            disable_isa: Vec::new(),
-            kv_type: KvType::F16,
-            prefill_chunk: 512,
-            memory: None,
-            numa: numa::Wish::default(),
-        }
-    }
-}
 
 /// What was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,10 +90,29 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// True when trying again cannot help as long as file, settings and host stay the same.
-    pub fn is_permanent(&self) -> bool {
-        !matches!(self, OpenError::Thread(_) | OpenError::Died | OpenError::Load(load::Error::Changed { .. }))
+    /// Whether and when trying again may help.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            OpenError::Thread(_) | OpenError::Died | OpenError::Load(load::Error::Changed { .. }) => Remedy::Again,
+            OpenError::Load(load::Error::Memory { .. }) | OpenError::Memory(_) => Remedy::Later,
+            OpenError::Refused(refusal) => {
+                let total = Memory::now().map_or(u64::MAX, |memory| memory.total);
+                if refusal.placement.total_bytes() <= total { Remedy::Later } else { Remedy::None }
+            }
+            _ => Remedy::None,
+        }
     }
+}
+
+/// What helps a model that could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Trying again.
+    Again,
+    /// Trying again when there is more memory: others have it now.
+    Later,
+    /// Nothing, as long as file, settings and host stay the same.
+    None,
 }
 
 /// Opens a GGUF file (or split set), checks that it fits, loads it and starts its engine. `progress` is called while
@@ -176,21 +145,20 @@ pub fn open_kept(
     let layouts = Layouts::new(&cpu_options(options)).map_err(exec::Error::from)?;
     let layout = |dtype, rows, cols| layouts.of(dtype, rows, cols);
     let variant = load::variant(&layout, &policy);
-    let (origin, model) = Origin::find(path, &variant, &layout, keeper)?;
-    notes.extend(origin.note());
-    options.kv_type.check(&model.hparams)?;
-    let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
-    let placement = plan(&model, options, threads, origin.resident(), keeper)?;
-    let limits = limits(&model.hparams, options, placement.context, placement.parallel);
-    let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
-    let mut watch = |now: Progress| {
-        facts.read_by = now.method.to_string();
-        progress(now);
+    let wanted = Wanted { layout: &layout, policy: &policy, options };
+    let found = Origin::find(path, &variant, &layout, keeper)?;
+    let kept = found.0.kept();
+    let mut fetched = match (wanted.fetch(found, keeper, progress), kept) {
+        // What matches may still not be mapped; the file is there, too.
+        (Err(OpenError::Load(error)), Some(id)) => {
+            keeper.reject(&id, &error.to_string());
+            wanted.fetch(Origin::file(path)?, keeper, progress)?
+        }
+        (fetched, _) => fetched?,
     };
-    let (metadata, Loaded { model: weights, image }, is_new) =
-        origin.load(model, &layout, (&policy, keeper.keeps()), &mut watch)?;
+    fetched.facts.notes.append(&mut notes);
+    let Fetched { mut facts, limits, metadata, loaded: Loaded { model: weights, image }, is_new } = fetched;
     (facts.huge_page_bytes, facts.pages, facts.nodes) = (load::huge_page_bytes(), image.pages(), image.nodes().clone());
-    facts.notes.extend(notes);
     let handle = start(weights, options, limits, &mut facts)?;
     if is_new {
         keeper.keep(path, &variant, image);
@@ -198,15 +166,91 @@ pub fn open_kept(
     Ok(Opened { handle, facts, metadata })
 }
 
+/// What is to be loaded, and how.
+struct Wanted<'a> {
+    layout: LayoutOf<'a>,
+    policy: &'a Policy,
+    options: &'a EngineOptions,
+}
+
+/// Weights in memory.
+struct Fetched {
+    facts: ModelFacts,
+    limits: Limits,
+    metadata: Metadata,
+    loaded: Loaded,
+    /// They had to be read.
+    is_new: bool,
+}
+
+impl Wanted<'_> {
+    /// Plans and loads what was found.
+    fn fetch(
+        &self,
+        (origin, model): (Origin, Model<TensorInfo>),
+        keeper: &mut dyn Keeper,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Fetched, OpenError> {
+        let options = self.options;
+        options.kv_type.check(&model.hparams)?;
+        let placement = self.plan(&model, origin.resident(), keeper, progress)?;
+        let limits = limits(&model.hparams, options, placement.context, placement.parallel);
+        let mut facts = facts(&model.hparams, model.parameters(), &placement, options);
+        facts.notes.extend(origin.note());
+        let mut watch = |now: Progress| {
+            facts.read_by = now.method.to_string();
+            progress(now);
+        };
+        let memory = (self.policy, keeper.keeps());
+        let (metadata, loaded, is_new) = origin.load(model, self.layout, memory, &mut watch)?;
+        Ok(Fetched { facts, limits, metadata, loaded, is_new })
+    }
+
+    /// Decides what the model takes. `resident` bytes of it are there already; images that nobody uses make room first.
+    fn plan(
+        &self,
+        model: &Model<TensorInfo>,
+        resident: u64,
+        keeper: &mut dyn Keeper,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Placement, OpenError> {
+        let (options, weights) = (self.options, model.weight_bytes());
+        let threads = cpu_options(options).compute_threads().map_err(exec::Error::from)?;
+        let wish = Wish { context: options.context, parallel: options.parallel };
+        let place = |available| {
+            plan::place(&model.hparams, weights, &wish, available, |context, parallel| {
+                needs(model, options, &limits(&model.hparams, options, context, parallel), threads)
+            })
+        };
+        if let Some(bytes) = options.memory {
+            return Ok(place(bytes)?);
+        }
+        // What is there already is room, too; it may be longer than the weights, by parts of pages.
+        let missing = weights.saturating_sub(resident);
+        let available = || Ok(load::available(missing, self.policy)?.saturating_add(weights - missing));
+        let mut reclaim = |bytes| {
+            let free = load::reserved(missing, self.policy);
+            keeper.reclaim(bytes, missing.saturating_sub(free))
+        };
+        let mut wait = || progress(Progress { bytes_total: weights, ..Progress::default() });
+        let room = Room::new(&available, &mut reclaim, &mut wait);
+        let bytes = room.make(place(u64::MAX)?.total_bytes()).map_err(OpenError::Memory)?;
+        Ok(place(bytes)?)
+    }
+}
+
 /// The options for this host, and its memory policy, set for this thread: one node's memory goes with its CPUs.
 fn at_home(options: &EngineOptions) -> Result<(EngineOptions, Policy, Vec<String>), OpenError> {
     let host = Topology::detect();
-    let policy = options.numa.on(&host).map_err(OpenError::Numa)?;
     let mut options = options.clone();
     if let (numa::Wish::Bind(node), None) = (&options.numa, &options.cpus) {
         let cpus: Vec<usize> = host.cpus.iter().filter(|cpu| cpu.node == *node).map(|cpu| cpu.id).collect();
         options.cpus = Some(affinity::format_list(&cpus)).filter(|_| !cpus.is_empty());
     }
+    let cpus = options.cpus.as_deref().and_then(|list| affinity::parse_list(list).ok());
+    let own = cpus.map_or_else(|| host.clone(), |cpus| host.restricted(&cpus));
+    let threads = cpu_options(&options).compute_threads().map_err(exec::Error::from)?;
+    let policy = options.numa.on(&own, threads).map_err(OpenError::Numa)?;
     match policy.set_thread() {
         Ok(()) => Ok((options, policy, Vec::new())),
         Err(error) => {
@@ -214,103 +258,6 @@ fn at_home(options: &EngineOptions) -> Result<(EngineOptions, Policy, Vec<String
             Ok((options, Policy::Local, vec![note]))
         }
     }
-}
-
-/// Where weights come from.
-enum Origin {
-    File(Source),
-    Kept(Box<Adopted>),
-}
-
-impl Origin {
-    /// What is kept, if it matches; else the file.
-    fn find(
-        path: &Path,
-        variant: &str,
-        layout: LayoutOf<'_>,
-        keeper: &mut dyn Keeper,
-    ) -> Result<(Origin, Model<TensorInfo>), OpenError> {
-        if let Some((id, descriptors)) = keeper.find(path, variant) {
-            let adopted = Adopted::open(descriptors, path, variant);
-            match adopted.and_then(|adopted| adopted.bind(layout).map(|model| (adopted, model))) {
-                Ok((adopted, model)) => return Ok((Origin::Kept(Box::new(adopted)), model)),
-                Err(reason) => keeper.reject(&id, &reason),
-            }
-        }
-        let source = Source::open(path)?;
-        let model = source.bind()?;
-        Ok((Origin::File(source), model))
-    }
-
-    /// Bytes of memory that the weights take already.
-    fn resident(&self) -> u64 {
-        match self {
-            Origin::File(_) => 0,
-            Origin::Kept(adopted) => adopted.resident(),
-        }
-    }
-
-    fn note(&self) -> Option<String> {
-        let Origin::Kept(adopted) = self else { return None };
-        let gone = adopted.gone.first()?.display();
-        Some(format!("{gone} is gone; the model is served from the weights that were kept, and cannot be loaded anew"))
-    }
-
-    /// The weights, the file's metadata, and whether they had to be read.
-    fn load(
-        self,
-        model: Model<TensorInfo>,
-        layout: LayoutOf<'_>,
-        memory: (&Policy, bool),
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<(Metadata, Loaded, bool), OpenError> {
-        match self {
-            Origin::File(source) => {
-                let loaded = source.load_at(model, layout, memory, progress)?;
-                Ok((source.header.metadata, loaded, true))
-            }
-            Origin::Kept(mut adopted) => {
-                let (metadata, bytes) = (std::mem::take(&mut adopted.header.metadata), model.weight_bytes());
-                let loaded = adopted.load(model, layout)?;
-                progress(Progress { bytes_done: bytes, bytes_total: bytes, method: Method::Kept });
-                Ok((metadata, loaded, false))
-            }
-        }
-    }
-}
-
-/// Freed memory is back within; who freed it may be a process that is told to.
-const FREED: Duration = Duration::from_secs(3);
-
-/// Decides what the model takes. `resident` bytes of it are there already; images that nobody uses make room first.
-fn plan(
-    model: &Model<TensorInfo>,
-    options: &EngineOptions,
-    threads: usize,
-    resident: u64,
-    keeper: &mut dyn Keeper,
-) -> Result<Placement, OpenError> {
-    let wish = Wish { context: options.context, parallel: options.parallel };
-    let place = |available| {
-        plan::place(&model.hparams, model.weight_bytes(), &wish, available, |context, parallel| {
-            needs(model, options, &limits(&model.hparams, options, context, parallel), threads)
-        })
-    };
-    // What is there already, or else the pages that are reserved for weights.
-    let besides = || if resident > 0 { resident } else { free_reserved().min(model.weight_bytes()) };
-    let available = || plan::available_memory().map(|bytes| bytes.saturating_add(besides())).map_err(OpenError::Memory);
-    if let Some(bytes) = options.memory {
-        return Ok(place(bytes)?);
-    }
-    let (wanted, mut now) = (place(u64::MAX)?.total_bytes(), available()?);
-    if wanted > now && keeper.reclaim(wanted - now) > 0 {
-        let start = Instant::now();
-        while wanted > now && start.elapsed() < FREED {
-            std::thread::sleep(Duration::from_millis(20));
-            now = available()?;
-        }
-    }
-    Ok(place(now)?)
 }
 
 /// Starts the engine's thread and waits until it runs.
@@ -341,50 +288,6 @@ fn start(
         facts.notes.push(format!("{threads} compute threads run instead of {asked}: {why}"));
     }
     Ok(Handle::new(shared, inbox, thread))
-}
-
-fn limits(model: &Hparams, options: &EngineOptions, context: usize, parallel: usize) -> Limits {
-    Limits {
-        blocks: context.div_ceil(KV_BLOCK).saturating_mul(parallel),
-        block_tokens: KV_BLOCK,
-        parallel,
-        // More rows than a context has are never used.
-        prefill_chunk: options.prefill_chunk.min(context),
-        prompt_logits: PROMPT_LOGITS,
-        context,
-        snapshots: model.recurrence.as_ref().map(|_| parallel.saturating_mul(SNAPSHOTS)),
-    }
-}
-
-/// What executor and engine thread will reserve, each part counted by its owner.
-fn needs(model: &Model<TensorInfo>, options: &EngineOptions, limits: &Limits, threads: usize) -> Needs {
-    let scratch = exec::scratch_bytes(model, &exec_options(options, limits), threads);
-    Needs {
-        kv_bytes: exec::kv_bytes(&model.hparams, options.kv_type, limits.blocks),
-        state_bytes: exec::state_bytes(&model.hparams, limits.state_slots()),
-        scratch_bytes: scratch.saturating_add(Engine::bytes(limits, model.hparams.vocab)),
-    }
-}
-
-fn exec_options(options: &EngineOptions, limits: &Limits) -> exec::Options {
-    exec::Options {
-        cpu: cpu_options(options),
-        kv_type: options.kv_type,
-        context: limits.context,
-        kv_blocks: limits.blocks,
-        state_slots: limits.state_slots(),
-        max_rows: limits.max_rows(),
-        max_logit_rows: limits.max_logit_rows(),
-    }
-}
-
-fn cpu_options(options: &EngineOptions) -> CpuOptions {
-    CpuOptions {
-        threads: options.threads,
-        cpus: options.cpus.clone(),
-        disable_isa: options.disable_isa.clone(),
-        pin: options.pin,
-    }
 }
 
 fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &EngineOptions) -> ModelFacts {

@@ -28,8 +28,9 @@ pub trait Keeper {
     fn find(&mut self, path: &Path, variant: &str) -> Option<(String, Vec<OwnedFd>)>;
     /// The image found does not match, for this reason.
     fn reject(&mut self, id: &str, reason: &str);
-    /// Frees memory of images that nobody uses, if that makes `bytes`; answers how much will be free.
-    fn reclaim(&mut self, bytes: u64) -> u64;
+    /// Begins to free memory of images that nobody uses, until there are `bytes` more, of which `reserved` at most may lie
+    /// on reserved pages; answers how much there will be after a while, with what is being freed already.
+    fn reclaim(&mut self, bytes: u64, reserved: u64) -> u64;
     /// Takes an image that was just made, for a later [`Keeper::find`].
     fn keep(&mut self, path: &Path, variant: &str, image: Image);
 }
@@ -49,7 +50,7 @@ impl Keeper for Nobody {
 
     fn reject(&mut self, _: &str, _: &str) {}
 
-    fn reclaim(&mut self, _: u64) -> u64 {
+    fn reclaim(&mut self, _: u64, _: u64) -> u64 {
         0
     }
 
@@ -149,8 +150,8 @@ pub struct Adopted {
     manifest: Manifest,
     headers: Vec<Vec<u8>>,
     segments: Vec<OwnedFd>,
-    /// Files that are not where they were; they cannot have changed either.
-    pub gone: Vec<PathBuf>,
+    /// Files that are not where they were or cannot be looked at, and why: nobody could load them either.
+    pub unseen: Vec<(PathBuf, String)>,
 }
 
 impl Adopted {
@@ -165,16 +166,16 @@ impl Adopted {
         if manifest.path != path || manifest.variant != variant {
             return Err(format!("it is of {} with {}", manifest.path.display(), manifest.variant));
         }
-        let mut gone = Vec::new();
+        let mut unseen = Vec::new();
         for file in &manifest.files {
-            if !file.check()? {
-                gone.push(file.path.clone());
+            if let Some(why) = file.check()? {
+                unseen.push((file.path.clone(), why));
             }
         }
         let parse = |(header, file): (&Vec<u8>, &FileId)| gguf::File::parse(header, file.bytes);
         let parsed = headers.iter().zip(&manifest.files).map(parse).collect::<Result<Vec<_>, _>>();
         let header = parsed.and_then(gguf::File::merge).map_err(|error| format!("its header is odd: {error}"))?;
-        Ok(Adopted { header, manifest, headers, segments: descriptors.collect(), gone })
+        Ok(Adopted { header, manifest, headers, segments: descriptors.collect(), unseen })
     }
 
     /// Bytes of memory that it takes already.

@@ -22,12 +22,19 @@ use crate::model::Model;
 use crate::ops::Tensor;
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
-use crate::sys::arena::Arena;
+use crate::sys::arena::{self, Arena, Part};
+use crate::sys::memory::{Memory, available_on};
 use crate::sys::numa::Policy;
 use jobs::Placed;
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+
+/// Least bytes of a part of a matrix that lies on a node of its own: some huge pages.
+const LEAST_PART: usize = 4 << 20;
+/// Most parts.
+const MOST_PARTS: usize = 16 << 10;
 
 /// How a matrix of a type, rows and columns is to lie.
 pub type LayoutOf<'a> = &'a dyn Fn(DType, usize, usize) -> Layout;
@@ -105,13 +112,34 @@ impl Source {
     ) -> Result<Loaded, Error> {
         let (placed, bytes) = places(&model, layout);
         let memory = |source| Error::Memory { bytes, source };
-        let mut arena = Arena::new(bytes, policy, kept).map_err(memory)?;
+        let mut wait = || progress(Progress { bytes_total: model.weight_bytes(), ..Progress::default() });
+        let parts = parts(&placed, bytes, policy);
+        let mut arena = Arena::new(bytes, (policy, &parts), kept, &mut wait).map_err(memory)?;
         read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
         self.check_unchanged()?;
         let nodes = arena.nodes();
         let image = Image::new(self, &placed, nodes, Arc::new(arena.freeze().map_err(memory)?));
         Ok(Loaded { model: tensors(model, placed, &image)?, image })
     }
+}
+
+/// Bytes that a model with so many bytes of weights may take now: what the host and its control groups have available (of
+/// a node alone when it is bound to one), and the reserved pages that its weights would take.
+///
+/// # Errors
+/// When `/proc/meminfo` cannot be read.
+pub fn available(weight_bytes: u64, policy: &Policy) -> std::io::Result<u64> {
+    let node = match policy {
+        Policy::Bind(node) => available_on(Path::new("/"), *node),
+        Policy::Local | Policy::Interleave(_) | Policy::Partition(_) => None,
+    };
+    let plain = Memory::now()?.available.min(node.unwrap_or(u64::MAX));
+    Ok(plain.saturating_add(reserved(weight_bytes, policy)))
+}
+
+/// Bytes of so many bytes of weights that reserved pages would hold now.
+pub fn reserved(weight_bytes: u64, policy: &Policy) -> u64 {
+    arena::reserved_for(weight_bytes, policy)
 }
 
 /// Each tensor's place in the image, and the image's size.
@@ -127,6 +155,26 @@ fn places(model: &Model<TensorInfo>, layout: LayoutOf<'_>) -> (Vec<Placed>, usiz
         info.dtype.row_bytes(cols).filter(|_| packed)?.checked_mul(ROWS)
     };
     jobs::lay_out(model, panel)
+}
+
+/// The parts of matrices that threads are dealt, with their nodes, where `policy` partitions: rows of each matrix, of a
+/// stack of experts those of each expert. What would be cut too small to matter stays whole.
+fn parts(placed: &[Placed], bytes: usize, policy: &Policy) -> Vec<Part> {
+    // Each part is a mapping to the kernel, which has 65530 of them by default.
+    let least = LEAST_PART.max(bytes / MOST_PARTS);
+    let mut parts = Vec::new();
+    for place in placed.iter().filter(|place| place.info.shape.len() > 1) {
+        let matrices = place.info.shape.iter().skip(2).product::<u64>().max(1) as usize;
+        let length = place.range.len() / matrices;
+        for number in 0..matrices {
+            let start = place.range.start + number * length;
+            let cut = policy.parts(start..start + length);
+            if cut.iter().all(|(part, _)| part.len() >= least) {
+                parts.extend(cut);
+            }
+        }
+    }
+    parts
 }
 
 /// The tensors of `model` over the bytes of an image.

@@ -7,7 +7,6 @@ mod refusal;
 pub use refusal::Refusal;
 
 use crate::model::Hparams;
-use crate::sys::memory::Memory;
 
 /// Context when nobody asks for one and the model was trained for more.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -141,14 +140,6 @@ fn measure(weight_bytes: u64, context: usize, parallel: usize, available_bytes: 
         parallel,
         notes: Vec::new(),
     }
-}
-
-/// Bytes this process may still use, as the host and its control groups say.
-///
-/// # Errors
-/// When `/proc/meminfo` cannot be read.
-pub fn available_memory() -> std::io::Result<u64> {
-    Ok(Memory::now()?.available)
 }
 
 #[cfg(test)]

@@ -94,6 +94,19 @@ impl Memory {
     }
 }
 
+/// Bytes usable on one NUMA node without swapping: free ones, and the page cache that the kernel drops first. `None` where
+/// the kernel does not say. `root` is `/` but in tests.
+pub fn available_on(root: &Path, node: usize) -> Option<u64> {
+    let text = fs::read_to_string(root.join(format!("sys/devices/system/node/node{node}/meminfo"))).ok()?;
+    // Lines begin with "Node N ".
+    let figure = |key: &str| {
+        let line = text.lines().find_map(|line| line.split_once(key).map(|(_, value)| value))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let cache = ["Active(file):", "Inactive(file):", "SReclaimable:"].into_iter().filter_map(figure).sum::<u64>();
+    Some(figure(" MemFree:")?.saturating_add(cache))
+}
+
 /// Bytes of this process's memory that lie on huge pages, reserved and transparent ones; 0 where the kernel does not say.
 pub fn huge_page_bytes() -> u64 {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
@@ -212,6 +225,17 @@ mod tests {
     fn the_host_has_memory() {
         let memory = Memory::now().unwrap();
         assert!(memory.available > 0 && memory.available <= memory.total);
+    }
+
+    #[test]
+    fn a_nodes_memory_is_what_is_free_and_what_is_cached() {
+        let root = tempfile::tempdir().unwrap();
+        let node = root.path().join("sys/devices/system/node/node2");
+        fs::create_dir_all(&node).unwrap();
+        let lines = [("MemTotal", 900), ("MemFree", 500), ("Active(file)", 30), ("Inactive(file)", 20), ("Shmem", 7)];
+        let text: String = lines.map(|(key, kib)| format!("Node 2 {key}:   {kib} kB\n")).concat();
+        fs::write(node.join("meminfo"), text).unwrap();
+        assert_eq!((available_on(root.path(), 2), available_on(root.path(), 3)), (Some(550 << 10), None));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 
 use super::pass;
 use sd_notify::NotifyState;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 /// The process answers on its sockets.
@@ -68,6 +69,26 @@ pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
 /// Takes all descriptors of this name back from the service manager.
 pub fn forget(name: &str) {
     send_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+}
+
+/// Waits until the service manager has done what it was told so far, `most` at most. Blocks.
+pub fn barrier(most: Duration) {
+    let wait = || -> std::io::Result<()> {
+        // The manager closes its end when it comes to this message.
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(most))?;
+        if send_with("BARRIER=1", &[theirs.as_fd()]) {
+            drop(theirs);
+            (&ours).read_exact(&mut [0])?;
+        }
+        Ok(())
+    };
+    match wait() {
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+            tracing::debug!(%error, "the service manager was not waited for");
+        }
+        _ => {}
+    }
 }
 
 fn send_with(message: &str, descriptors: &[BorrowedFd<'_>]) -> bool {

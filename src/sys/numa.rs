@@ -16,6 +16,8 @@ pub enum Wish {
     Interleave,
     /// On this node alone, and its threads with it.
     Bind(usize),
+    /// The rows of each matrix where the threads run that use them, all else as with [`Wish::Interleave`].
+    Partition,
 }
 
 /// A [`Wish`] on a host: the nodes by number.
@@ -28,13 +30,16 @@ pub enum Policy {
     Interleave(Vec<usize>),
     /// On this one or not at all.
     Bind(usize),
+    /// Of what is dealt to threads, in equal parts one after the other, each part on the node of its thread, rather than
+    /// not at all elsewhere; the rest page by page over these nodes. One node for each thread.
+    Partition(Vec<usize>),
 }
 
 /// Most nodes that a mask holds; the kernel's own limit.
 const MAX_NODES: usize = 1024;
 
 impl Wish {
-    /// Reads `interleave` or `bind:N`.
+    /// Reads `interleave`, `bind:N` or `partition`.
     ///
     /// # Errors
     /// What is wrong, and what to write.
@@ -46,25 +51,25 @@ impl Wish {
                     format!("\"{node}\" is no NUMA node; write bind:0, or as omnictl status --topology shows")
                 })
             }
-            None if text == "partition" => {
-                Err("partition (the rows of a matrix with the threads that use them) is not \
-                 there yet; write interleave, or bind:N for one node"
-                    .into())
-            }
-            _ => Err(format!("\"{text}\" is not known; write interleave, or bind:N for one node")),
+            None if text == "partition" => Ok(Wish::Partition),
+            _ => Err(format!("\"{text}\" is not known; write interleave, partition, or bind:N for one node")),
         }
     }
 
-    /// What it means on this host.
+    /// What it means on this host, for so many threads, placed as [`Topology::placement`] says.
     ///
     /// # Errors
     /// A node that is not there, has no memory, or is withheld from this process; with those that are.
-    pub fn on(&self, host: &Topology) -> Result<Policy, String> {
+    pub fn on(&self, host: &Topology, threads: usize) -> Result<Policy, String> {
         let nodes: Vec<usize> =
             host.nodes.iter().filter(|node| node.memory > 0 && node.allowed).map(|node| node.id).collect();
         match self {
             Wish::Interleave if nodes.len() > 1 => Ok(Policy::Interleave(nodes)),
-            Wish::Interleave => Ok(Policy::Local),
+            Wish::Partition if nodes.len() > 1 => {
+                let node = |id: &usize| host.cpus.iter().find(|cpu| cpu.id == *id).map_or(nodes[0], |cpu| cpu.node);
+                Ok(Policy::Partition(host.placement().iter().take(threads).map(node).collect()))
+            }
+            Wish::Interleave | Wish::Partition => Ok(Policy::Local),
             Wish::Bind(0) if nodes.is_empty() => Ok(Policy::Local),
             Wish::Bind(node) if !nodes.contains(node) => {
                 let there = super::affinity::format_list(&nodes);
@@ -82,18 +87,22 @@ impl fmt::Display for Policy {
             Policy::Local => f.write_str("local"),
             Policy::Interleave(nodes) => write!(f, "interleave:{}", super::affinity::format_list(nodes)),
             Policy::Bind(node) => write!(f, "bind:{node}"),
+            Policy::Partition(threads) => {
+                f.write_str("partition")?;
+                threads.chunk_by(|a, b| a == b).try_for_each(|run| write!(f, ":{}x{}", run[0], run.len()))
+            }
         }
     }
 }
 
 impl Policy {
     /// Mode and nodes as the system calls want them; `None`: there is nothing to set.
-    fn raw(&self) -> Option<(c_int, [c_ulong; MAX_NODES / c_ulong::BITS as usize])> {
+    fn raw(&self) -> Option<(c_int, Mask)> {
         let mut mask = [0; MAX_NODES / c_ulong::BITS as usize];
         let mut set = |node: usize| mask[node / c_ulong::BITS as usize] |= 1 << (node % c_ulong::BITS as usize);
         let mode = match self {
             Policy::Local => return None,
-            Policy::Interleave(nodes) => {
+            Policy::Interleave(nodes) | Policy::Partition(nodes) => {
                 nodes.iter().filter(|node| **node < MAX_NODES).for_each(|node| set(*node));
                 libc::MPOL_INTERLEAVE
             }
@@ -116,16 +125,44 @@ impl Policy {
         if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// The parts of `range`, dealt to threads, that lie on one node each; none unless it is to be partitioned.
+    pub fn parts(&self, range: Range<usize>) -> Vec<(Range<usize>, usize)> {
+        let Policy::Partition(threads) = self else { return Vec::new() };
+        let border = |thread| range.start + range.len() * thread / threads.len();
+        let mut first = 0;
+        let part = |run: &[usize]| {
+            let start = first;
+            first += run.len();
+            (border(start)..border(first), run[0])
+        };
+        threads.chunk_by(|a, b| a == b).map(part).collect()
+    }
+
     /// Makes it the policy of a mapping's pages that are not there yet.
     pub(super) fn set_range(&self, bytes: &mut [u8]) -> io::Result<()> {
         let Some((mode, mask)) = self.raw() else { return Ok(()) };
-        let flags: c_int = 0;
-        // SAFETY: the range is ours (`bytes` borrows it), its pages keep their contents; the mask is only read.
-        let status = unsafe {
-            libc::syscall(libc::SYS_mbind, bytes.as_mut_ptr(), bytes.len(), mode, mask.as_ptr(), MAX_NODES, flags)
-        };
-        if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        bind(bytes, mode, &mask)
     }
+}
+
+/// A set of nodes.
+type Mask = [c_ulong; MAX_NODES / c_ulong::BITS as usize];
+
+/// Has a mapping's pages that are not there yet come from a node, or from elsewhere when it has none.
+pub(super) fn prefer(bytes: &mut [u8], node: usize) -> io::Result<()> {
+    let mut mask = [0; MAX_NODES / c_ulong::BITS as usize];
+    let node = node.min(MAX_NODES - 1);
+    mask[node / c_ulong::BITS as usize] |= 1 << (node % c_ulong::BITS as usize);
+    bind(bytes, libc::MPOL_PREFERRED, &mask)
+}
+
+fn bind(bytes: &mut [u8], mode: c_int, mask: &Mask) -> io::Result<()> {
+    let flags: c_int = 0;
+    // SAFETY: the range is ours (`bytes` borrows it), its pages keep their contents; the mask is only read.
+    let status = unsafe {
+        libc::syscall(libc::SYS_mbind, bytes.as_mut_ptr(), bytes.len(), mode, mask.as_ptr(), MAX_NODES, flags)
+    };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Bytes of the pages that this process has mapped in `addresses`, by node: what the kernel really did
@@ -156,7 +193,7 @@ fn by_node(maps: &str, addresses: Range<usize>) -> BTreeMap<usize, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::topology::Node;
+    use crate::sys::topology::{LogicalCpu, Node};
 
     fn host(nodes: &[(usize, u64)]) -> Topology {
         let node = |&(id, memory): &(usize, u64)| Node { id, memory, allowed: true, ..Node::default() };
@@ -170,13 +207,25 @@ mod tests {
         for bad in ["bind", "bind:x", "bind:9999", "spread", ""] {
             assert!(Wish::parse(bad).is_err(), "{bad}");
         }
-        assert!(Wish::parse("partition").unwrap_err().contains("not there yet"));
+        assert_eq!(Wish::parse("partition"), Ok(Wish::Partition));
         let four = host(&[(0, 1), (1, 1), (2, 0), (3, 1)]);
-        assert_eq!(Wish::Interleave.on(&four), Ok(Policy::Interleave(vec![0, 1, 3])), "not where no memory is");
-        assert_eq!(Wish::Bind(1).on(&four), Ok(Policy::Bind(1)));
-        assert!(Wish::Bind(2).on(&four).unwrap_err().contains("only on 0-1,3"));
+        assert_eq!(Wish::Interleave.on(&four, 4), Ok(Policy::Interleave(vec![0, 1, 3])), "not where no memory is");
+        assert_eq!(Wish::Bind(1).on(&four, 4), Ok(Policy::Bind(1)));
+        assert!(Wish::Bind(2).on(&four, 4).unwrap_err().contains("only on 0-1,3"));
         let one = host(&[(0, 1)]);
-        assert_eq!((Wish::Interleave.on(&one), Wish::Bind(0).on(&one)), (Ok(Policy::Local), Ok(Policy::Local)));
+        assert_eq!((Wish::Interleave.on(&one, 4), Wish::Bind(0).on(&one, 4)), (Ok(Policy::Local), Ok(Policy::Local)));
+    }
+
+    #[test]
+    fn rows_lie_with_their_threads() {
+        let cpu = |id| LogicalCpu { id, core: id, node: id / 2, ..LogicalCpu::default() };
+        let two = Topology { cpus: (0..4).map(cpu).collect(), ..host(&[(0, 1), (1, 1)]) };
+        let policy = Wish::Partition.on(&two, 3).unwrap();
+        assert_eq!((&policy, policy.to_string().as_str()), (&Policy::Partition(vec![0, 0, 1]), "partition:0x2:1x1"));
+        assert_eq!(policy.parts(100..400), [(100..300, 0), (300..400, 1)], "two threads of three on the first");
+        assert_eq!(policy.parts(7..7), [(7..7, 0), (7..7, 1)]);
+        assert_eq!(Policy::Interleave(vec![0, 1]).parts(0..9), []);
+        assert_eq!(Wish::Partition.on(&host(&[(0, 1)]), 3), Ok(Policy::Local), "one node has all rows");
     }
 
     #[test]

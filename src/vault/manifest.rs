@@ -59,19 +59,20 @@ impl FileId {
         })
     }
 
-    /// Whether this very file, unchanged, still stands at its path; false when nothing does.
+    /// Whether this very file, unchanged, still stands at its path: `None` when it does. Otherwise why it cannot be looked
+    /// at, be it that nothing is there or that the disk fails: then nothing says that it changed.
     ///
     /// # Errors
-    /// What is different.
-    pub fn check(&self) -> Result<bool, String> {
+    /// It can be looked at, and is not the same.
+    pub fn check(&self) -> Result<Option<String>, String> {
         let meta = match std::fs::metadata(&self.path) {
             Ok(meta) => meta,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(format!("{} cannot be looked at: {error}", self.path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is gone".into())),
+            Err(error) => return Ok(Some(format!("cannot be looked at ({error})"))),
         };
         let now = (meta.dev(), meta.ino(), meta.len(), (meta.mtime(), meta.mtime_nsec()));
         if now == (self.device, self.inode, self.bytes, self.modified) {
-            return Ok(true);
+            return Ok(None);
         }
         Err(format!("{} has changed since", self.path.display()))
     }
@@ -132,12 +133,7 @@ impl Manifest {
     /// # Errors
     /// No memory or no descriptors.
     pub fn seal(&self, headers: &[Vec<u8>]) -> io::Result<OwnedFd> {
-        let json = serde_json::to_vec(self)?;
-        let mut rest = (json.len() as u64).to_le_bytes().to_vec();
-        rest.extend(json);
-        headers.iter().for_each(|header| rest.extend(header));
-        let content = [&MAGIC[..], &Sha256::digest(&rest), &rest].concat();
-        arena::sealed_file(&content)
+        arena::sealed_file(&manifest_bytes(&serde_json::to_vec(self)?, headers))
     }
 
     /// Bytes of memory that the image takes.
@@ -172,6 +168,12 @@ impl Manifest {
     }
 }
 
+/// A manifest's bytes, of its JSON text and the headers of the files; see the module.
+pub fn manifest_bytes(json: &[u8], headers: &[Vec<u8>]) -> Vec<u8> {
+    let rest = [&(json.len() as u64).to_le_bytes(), json, &headers.concat()].concat();
+    [&MAGIC[..], &Sha256::digest(&rest), &rest].concat()
+}
+
 /// A manifest that was read: its image's name, itself, and the headers of its files.
 pub type Read = (String, Manifest, Vec<Vec<u8>>);
 
@@ -180,7 +182,14 @@ pub type Read = (String, Manifest, Vec<Vec<u8>>);
 /// # Errors
 /// What is wrong with it.
 pub fn read_manifest(file: BorrowedFd<'_>) -> Result<Read, String> {
-    let bytes = content(file).map_err(|error| format!("the manifest cannot be read: {error}"))?;
+    parse_manifest(&content(file).map_err(|error| format!("the manifest cannot be read: {error}"))?)
+}
+
+/// As [`read_manifest`], of a manifest's bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_manifest(bytes: &[u8]) -> Result<Read, String> {
     let (head, rest) = bytes.split_at_checked(HEAD).ok_or("the manifest is cut short")?;
     if &head[..8] != MAGIC {
         return Err("that is no manifest, or one of another version".into());
@@ -288,15 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_the_same_changed_or_gone() {
+    fn a_file_is_the_same_changed_gone_or_out_of_sight() {
         let (manifest, file) = manifest(b"x");
         let id = &manifest.files[0];
-        assert_eq!(id.check(), Ok(true));
+        assert_eq!(id.check(), Ok(None));
+        // Neither gone nor changed: it cannot be looked at, as on a failing disk.
+        let beyond = FileId { path: file.path().join("below-a-file"), ..id.clone() };
+        assert!(beyond.check().unwrap().unwrap().contains("cannot be looked at"));
         std::fs::write(file.path(), "weighty").unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH;
         file.as_file().set_modified(old).unwrap();
         assert!(id.check().unwrap_err().contains("has changed"));
         drop(file);
-        assert_eq!(id.check(), Ok(false));
+        assert_eq!(id.check().unwrap().unwrap(), "is gone");
     }
 }

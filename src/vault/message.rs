@@ -31,6 +31,8 @@ pub enum Ask {
     Reclaim {
         /// How much at least.
         bytes: u64,
+        /// How much of it may lie on reserved pages, which only weights use.
+        reserved: u64,
     },
 }
 
@@ -45,9 +47,9 @@ pub enum Answer {
     },
     /// Nothing to hand over.
     Nothing,
-    /// Images were let go.
+    /// Images were let go. Their memory is free after a while: giving it back takes the kernel some time.
     Freed {
-        /// Bytes that they took.
+        /// Bytes that will be free, those of which the wisher can make use.
         bytes: u64,
     },
 }

@@ -6,6 +6,6 @@ mod manifest;
 mod message;
 mod sum;
 
-pub use manifest::{FileId, Manifest, Segment, Stored, read_manifest};
+pub use manifest::{FileId, Manifest, Segment, Stored, manifest_bytes, parse_manifest, read_manifest};
 pub use message::{Answer, Ask, MESSAGE_BYTES};
 pub use sum::{Sum, sum};

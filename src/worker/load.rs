@@ -7,7 +7,7 @@ use super::vault::Vault;
 use crate::api::backend::unix_seconds;
 use crate::api::control::{ModelInfo, NodeBytes, PageBytes, Progress};
 use crate::api::{RequestLimits, Served};
-use crate::engine::{self, EngineOptions, Handle, ModelFacts, Opened};
+use crate::engine::{self, EngineOptions, Handle, ModelFacts, Opened, Remedy};
 use crate::load::Method;
 use crate::sys::numa;
 use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
@@ -37,7 +37,11 @@ pub(super) fn load(spec: Spec, vault: &mut Vault, reporter: &Reporter) -> Result
     let mut progress = |progress: crate::load::Progress| meter.report(progress.bytes_done, progress.bytes_total);
     let opened = engine::open_kept(&spec.path, &options, vault, &mut progress).map_err(|error| {
         let text = format!("cannot load '{}': {error}", spec.path.display());
-        if error.is_permanent() { Failure::Refused(text) } else { Failure::Failed(text) }
+        match error.remedy() {
+            Remedy::None => Failure::Refused(text),
+            Remedy::Later => Failure::Short(text),
+            Remedy::Again => Failure::Failed(text),
+        }
     })?;
     let ModelFacts { weight_bytes, read_by, .. } = &opened.facts;
     let (seconds, rate) = meter.total();
@@ -136,13 +140,15 @@ struct Meter<'a> {
     reporter: &'a Reporter,
     /// Start and end of reading.
     span: Option<(Instant, Instant)>,
+    /// Bytes have come.
+    reads: bool,
     bytes: u64,
     last: Option<(Instant, u64)>,
 }
 
 impl<'a> Meter<'a> {
     fn new(reporter: &'a Reporter) -> Self {
-        Meter { reporter, span: None, bytes: 0, last: None }
+        Meter { reporter, span: None, reads: false, bytes: 0, last: None }
     }
 
     /// Seconds of reading and GB/s over them.
@@ -153,7 +159,10 @@ impl<'a> Meter<'a> {
 
     fn report(&mut self, bytes_done: u64, bytes_total: u64) {
         let now = Instant::now();
-        self.span = Some((self.span.map_or(now, |(start, _)| start), now));
+        // Until the first byte is there memory was waited for.
+        let start = self.span.filter(|_| self.reads).map_or(now, |(start, _)| start);
+        self.span = Some((start, now));
+        self.reads |= bytes_done > 0;
         self.bytes = bytes_total;
         let mut bytes_per_second = 0.0;
         if let Some((then, before)) = self.last {

@@ -77,7 +77,12 @@ fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedF
     match reason {
         Failure::Refused(error) => {
             tracing::error!("{error}");
-            reporter.send(&Report::Refused { error });
+            reporter.send(&Report::Refused { error, for_now: false });
+            EXIT_REFUSED
+        }
+        Failure::Short(error) => {
+            tracing::error!("{error}");
+            reporter.send(&Report::Refused { error, for_now: true });
             EXIT_REFUSED
         }
         Failure::Failed(error) => {
@@ -92,6 +97,8 @@ fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedF
 enum Failure {
     /// Trying again cannot help.
     Refused(String),
+    /// There is too little memory now.
+    Short(String),
     /// Trying again may.
     Failed(String),
 }

@@ -68,6 +68,9 @@ pub enum Report {
     Refused {
         /// What, why, what to do.
         error: String,
+        /// Only for now: there was too little memory, which others may give back.
+        #[serde(default)]
+        for_now: bool,
     },
     /// Once a second. The daemon restarts a worker whose heartbeat stops, or whose engine thread stops
     /// (`stats.beat_age_ms`).

@@ -102,7 +102,7 @@ fn what_cannot_be_loaded_is_refused_with_the_reason() {
         let error = loop {
             match worker.report() {
                 Report::Loading { .. } => {}
-                Report::Refused { error } => break error,
+                Report::Refused { error, .. } => break error,
                 other => panic!("{other:?}"),
             }
         };

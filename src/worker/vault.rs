@@ -68,8 +68,8 @@ impl Keeper for Vault {
         self.ask(&Ask::Reject { id: id.into(), reason: reason.into() });
     }
 
-    fn reclaim(&mut self, bytes: u64) -> u64 {
-        match self.ask(&Ask::Reclaim { bytes }) {
+    fn reclaim(&mut self, bytes: u64, reserved: u64) -> u64 {
+        match self.ask(&Ask::Reclaim { bytes, reserved }) {
             Some((Answer::Freed { bytes }, _)) => bytes,
             _ => 0,
         }

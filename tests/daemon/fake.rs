@@ -1,5 +1,5 @@
 //! A worker without a model. The daemon starts this very test binary for it (see `harness::Daemon`), and what stands in
-//! the "GGUF file" says how it behaves: `refuse`, `crash`, `slow`, `frozen`, `stubborn`.
+//! the "GGUF file" says how it behaves: `refuse` (with `short` only for now), `crash`, `slow`, `frozen`, `stubborn`.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -57,7 +57,7 @@ async fn run() {
     };
     eprintln!("<6>fake worker of {}", spec.id);
     if is("refuse") {
-        send(Report::Refused { error: "the file is a joke; take a serious one".into() }).await;
+        send(Report::Refused { error: "the file is a joke; take a serious one".into(), for_now: is("short") }).await;
         return;
     }
     if is("crash") {

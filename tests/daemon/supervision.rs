@@ -57,6 +57,19 @@ fn a_refusal_is_final_and_shown() {
 }
 
 #[test]
+fn a_refusal_for_want_of_memory_is_tried_again_by_a_later_request() {
+    let daemon = daemon(&[("oracle", "refuse short", "preload = true")]);
+    daemon.wait_state("oracle", "failed");
+    let refused = daemon.post("/v1/completions", &json!({"model": "oracle"}));
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("model_failed")));
+    assert!(refused.header("retry-after").is_some_and(|seconds| seconds.parse::<u64>().unwrap() < 60));
+    std::fs::write(daemon.directory.path().join("oracle.gguf"), "").unwrap();
+    // After the longest pause, a tenth of a second here.
+    wait_for("the next attempt", || daemon.post("/v1/completions", &json!({"model": "oracle"})).status == 200);
+    assert_eq!(daemon.status("oracle")["error"], Value::Null);
+}
+
+#[test]
 fn idle_models_go_unless_pinned() {
     let daemon = daemon(&[("idle", "", "idle_ttl = \"400ms\""), ("kept", "", "pinned = true")]);
     daemon.load("kept");

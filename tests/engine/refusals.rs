@@ -1,7 +1,7 @@
 //! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
 
 use crate::support::{bundled, collect, eventually, greedy, options, request, run, start, unpack};
-use omni_inferd::engine::{EngineOptions, OpenError, Opened, Request, open};
+use omni_inferd::engine::{EngineOptions, OpenError, Opened, Remedy, Request, open};
 use omni_inferd::gguf::{Value, write::Builder};
 use omni_inferd::load;
 use omni_inferd::sample::Params;
@@ -16,7 +16,8 @@ fn refusal(path: &std::path::Path, options: &EngineOptions) -> OpenError {
 #[test]
 fn a_model_that_does_not_fit_is_refused_with_the_table() {
     let options = EngineOptions { memory: Some(600 << 20), context: Some(512 * 1024), ..options() };
-    let error = refusal(&bundled("f32"), &options);
+    let refusal_of = |options: &EngineOptions| refusal(&bundled("f32"), options);
+    let error = refusal_of(&options);
     let OpenError::Refused(refusal) = &error else { panic!("{error}") };
     assert!(refusal.context_that_fits.is_some());
     let text = error.to_string();
@@ -24,7 +25,11 @@ fn a_model_that_does_not_fit_is_refused_with_the_table() {
     {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
-    assert!(error.is_permanent());
+    let small = EngineOptions { memory: Some(1 << 20), context: Some(256), parallel: 1, ..options.clone() };
+    let small = refusal_of(&small);
+    assert_eq!(small.remedy(), Remedy::Later, "the host has as much, if others give it back");
+    let huge = refusal_of(&EngineOptions { memory: Some(1 << 30), context: Some(1 << 30), ..options });
+    assert_eq!(huge.remedy(), Remedy::None, "no host has as much");
 }
 
 #[test]

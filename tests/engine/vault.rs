@@ -29,7 +29,7 @@ impl Keeper for Shelf {
         self.rejected.push(reason.into());
     }
 
-    fn reclaim(&mut self, bytes: u64) -> u64 {
+    fn reclaim(&mut self, bytes: u64, _: u64) -> u64 {
         self.wanted.push(bytes);
         0
     }
@@ -76,6 +76,22 @@ fn another_file_than_that_of_the_image_is_read() {
     std::fs::remove_file(&path).unwrap();
     let gone = open_kept(&path, &options(), &mut shelf, &mut |_| ()).unwrap();
     assert!(gone.facts.read_by == "the vault" && gone.facts.notes[0].contains("is gone"), "{:?}", gone.facts.notes);
+}
+
+#[test]
+fn weights_that_cannot_be_mapped_are_read_from_the_file() {
+    let path = bundled("q8_0");
+    let mut shelf = Shelf::default();
+    open_kept(&path, &options(), &mut shelf, &mut |_| ()).unwrap();
+    let (_, descriptors) = shelf.kept.as_mut().unwrap();
+    let last = descriptors.last_mut().unwrap();
+    *last = tempfile::tempfile().unwrap().into();
+    let opened = open_kept(&path, &options(), &mut shelf, &mut |_| ()).unwrap();
+    assert_ne!(opened.facts.read_by, "the vault");
+    assert!(shelf.rejected.len() == 1 && shelf.rejected[0].contains("for the weights"), "{:?}", shelf.rejected);
+    assert_eq!(run(&opened.handle, request(&prompt(3, 20), 4, greedy())).tokens.len(), 4);
+    let again = open_kept(&path, &options(), &mut shelf, &mut |_| ()).unwrap();
+    assert_eq!(again.facts.read_by, "the vault", "the new image is kept");
 }
 
 #[test]

@@ -1,39 +1,7 @@
 #!/bin/bash
 # Runs as root in the guest: from a bare system to a purged package. Each check says what must hold; one that
 # does not makes the end status 1.
-set -u
-sock=/run/omni-inferd/omni.sock
-count=0
-failed=0
-
-ok() { count=$((count + 1)); echo "ok $count - $1"; }
-fail() { failed=$((failed + 1)); echo "not ok - $1"; tail -n 20 /tmp/out | sed 's/^/    /'; }
-holds() { local what=$1; shift; if "$@" >/tmp/out 2>&1; then ok "$what"; else fail "$what"; fi; }
-fails() { local what=$1; shift; if "$@" >/tmp/out 2>&1; then fail "$what"; else ok "$what"; fi; }
-# At most 30 s until a command succeeds.
-soon() {
-    local what=$1; shift
-    for _ in $(seq 150); do if "$@" >/tmp/out 2>&1; then ok "$what"; return; fi; sleep 0.2; done
-    fail "$what"
-}
-prop() { systemctl show -P "$2" "$1"; }
-is() { [ "$1" = "$2" ] || { echo "$1 is not $2"; return 1; }; }
-has() { grep -q -- "$1" "$2"; }
-body='{"model":"story","prompt":"Once upon a time","max_tokens":8}'
-# Where requests come from: this network, or that of the command named here.
-from=
-complete() { $from curl -sS --fail-with-body --max-time 20 -d "$body" "$@" | grep -q '"text"'; }
-main_pid() { prop omni-inferd.service MainPID; }
-healthy() { omnictl --socket $sock health --ready; }
-changed_pid() { local now; now=$(main_pid); [ "$now" != 0 ] && [ "$now" != "$1" ] && healthy; }
-story_ready() { omnictl --socket $sock ps | grep -q 'story .*ready'; }
-# What a model's worker says of how it came by its weights.
-read_by() { omnictl --socket $sock status --json | sed -n 's/.*"read_by": *"\([^"]*\)".*/\1/p'; }
-from_vault() { story_ready && is "$(read_by)" "the vault"; }
-kept() { omnictl --socket $sock vault | grep -q 'the daemon.*/srv/models/story.gguf'; }
-# Seconds from the worker's start until it answered.
-load_seconds() { omnictl --socket $sock status --json | sed -n 's/.*"load_seconds": *\([0-9.]*\).*/\1/p'; }
-quick() { awk -v seconds="$(load_seconds)" 'BEGIN { exit !(seconds <= 1.0) }'; }
+. ./lib.sh
 
 # What the package will be measured against at the end.
 find / -xdev -path /proc -prune -o -path /sys -prune -o -path /run -prune -o -path /tmp -prune -o -path /payload -prune \
@@ -203,8 +171,4 @@ fails "no file is left" left
 holds "no user is left" diff <(sort /tmp/passwd) <(sort /etc/passwd)
 groups_left() { diff <(cut -d: -f1 /tmp/group | sort) <(cut -d: -f1 /etc/group | sort) | grep omni; }
 fails "no group is left" groups_left
-echo "$count checks hold, $failed do not"
-if [ "$failed" != 0 ]; then
-    journalctl --no-pager -u 'omni*' -n 200
-    exit 1
-fi
+finish

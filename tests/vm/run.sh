@@ -35,7 +35,7 @@ restore() {
 trap restore EXIT
 
 mkdir -p "$work/payload" "$work/overlay"
-cp "$here/checks.sh" "$package" "$tree/models/omni-stories-q8_0.gguf" "$work/payload/"
+cp "$here/checks.sh" "$here/lib.sh" "$package" "$tree/models/omni-stories-q8_0.gguf" "$work/payload/"
 cp "$package" "$work/payload/package.deb"
 "$here/repack.sh" "$package" "$work/payload/newer.deb"
 export image work

@@ -4,9 +4,10 @@
 use super::Error;
 use crate::ctl::output::bytes;
 use crate::exec::{self, CpuOptions, Layouts};
-use crate::load::Source;
+use crate::load::{self, Source};
 use crate::plan::{self, Needs, Wish};
 use crate::sys::memory::peak_resident;
+use crate::sys::numa::Policy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -33,7 +34,7 @@ pub fn load(file: &Path) -> Result<Cold, Error> {
     let began = Instant::now();
     let source = Source::open(file)?;
     let model = source.bind()?;
-    let available = plan::available_memory().map_err(Error::Memory)?;
+    let available = load::available(model.weight_bytes(), &Policy::Local).map_err(Error::Memory)?;
     let wish = Wish { context: Some(1), parallel: 1 };
     // The weights are all that will be reserved.
     let needs = |_, _| Needs::default();

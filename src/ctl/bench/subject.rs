@@ -7,11 +7,12 @@ use super::synth::Synthetic;
 use super::{Error, Progress};
 use crate::exec::{self, Layouts};
 use crate::gguf::TensorInfo;
-use crate::load::Source;
+use crate::load::{self, Source};
 use crate::model::Model;
 use crate::ops::Tensor;
 use crate::plan::{self, Needs, Wish};
 use crate::quant::Layout;
+use crate::sys::numa::Policy;
 use std::path::Path;
 
 /// A loaded model and the numbers that speeds are computed from.
@@ -96,7 +97,7 @@ impl Subject {
 
 fn plan_for(source: &Source, need: &Need, settings: &Settings) -> Result<Model<TensorInfo>, Error> {
     let model = source.bind()?;
-    let available = plan::available_memory().map_err(Error::Memory)?;
+    let available = load::available(model.weight_bytes(), &Policy::Local).map_err(Error::Memory)?;
     let mut needs = Needs::default();
     // Each backend has a cache and buffers of its own, all at once.
     for cpu in &settings.backends {

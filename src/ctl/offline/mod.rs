@@ -11,6 +11,7 @@ pub use perplexity::{Perplexity, perplexity, run_perplexity};
 use crate::exec::{self, CpuOptions, Executor, KV_BLOCK, KvType, Layouts};
 use crate::load::{self, Source};
 use crate::plan::{self, Needs, Refusal, Wish};
+use crate::sys::numa::Policy;
 use crate::text;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -111,7 +112,7 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
     let model = source.bind()?;
     cpu.backend.kv.check(&model.hparams)?;
     let wish = Wish { context: Some(need.tokens), parallel: 1 };
-    let available = plan::available_memory().map_err(Error::Memory)?;
+    let available = load::available(model.weight_bytes(), &Policy::Local).map_err(Error::Memory)?;
     let threads = cpu.backend.options(cpu.threads).compute_threads().map_err(exec::Error::from)?;
     let options = |tokens: usize| exec::Options {
         cpu: cpu.backend.options(cpu.threads),

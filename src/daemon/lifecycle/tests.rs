@@ -84,11 +84,32 @@ fn a_refusal_fails_without_restart() {
     let now = Instant::now();
     let mut life = Lifecycle::new(policy());
     life.step(now, Input::Want, 0);
-    assert_eq!(life.step(now, Input::Refused("no such file".into()), 0), Some(Effect::Kill));
+    assert_eq!(life.step(now, Input::Refused { reason: "no such file".into(), for_now: false }, 0), Some(Effect::Kill));
     assert_eq!(life.state(), ModelState::Failed);
     life.step(now, exited(), 0);
     assert_eq!((life.state(), life.error()), (ModelState::Failed, Some("no such file")));
     assert_eq!(life.deadline(0), None);
+}
+
+#[test]
+fn a_refusal_for_now_is_tried_again_by_a_later_request() {
+    let now = Instant::now();
+    let refused = || {
+        let mut life = Lifecycle::new(policy());
+        life.step(now, Input::Want, 0);
+        let short = Input::Refused { reason: "no memory".into(), for_now: true };
+        assert_eq!((life.step(now, short, 0), life.state()), (Some(Effect::Kill), ModelState::Failed));
+        assert_eq!(life.step(now, exited(), 0), None);
+        assert_eq!((life.state(), life.error()), (ModelState::Failed, Some("no memory")));
+        life
+    };
+    let pause = policy().backoff.1;
+    let mut life = refused();
+    assert_eq!((life.pause(now), life.deadline(0)), (Some(pause), None), "nobody asks: nothing happens");
+    assert_eq!(life.step(now + pause / 2, Input::Want, 0), None);
+    assert_eq!(life.step(now + pause, Input::Want, 0), Some(Effect::Spawn));
+    assert_eq!((life.state(), life.error()), (ModelState::Loading, None));
+    assert_eq!(refused().step(now, Input::Load, 0), Some(Effect::Spawn), "who is in charge need not wait");
 }
 
 #[test]
@@ -134,7 +155,7 @@ fn input() -> impl Strategy<Value = Input> {
         any::<bool>().prop_map(|force| Input::Unload { force }),
         Just(Input::Progress),
         Just(Input::Ready),
-        Just(Input::Refused("because".into())),
+        any::<bool>().prop_map(|for_now| Input::Refused { reason: "because".into(), for_now }),
         (0u64..20).prop_map(|s| Input::Heartbeat { engine_age: Duration::from_secs(s) }),
         Just(exited()),
         Just(Input::Idle),
@@ -153,7 +174,7 @@ proptest! {
         for (input, seconds, active) in steps {
             now += Duration::from_secs(seconds);
             // The supervisor reports only what can happen to a worker that exists.
-            let about_worker = matches!(input, Input::Progress | Input::Ready | Input::Refused(_) | Input::Heartbeat { .. } | Input::Exited(_));
+            let about_worker = matches!(input, Input::Progress | Input::Ready | Input::Refused { .. } | Input::Heartbeat { .. } | Input::Exited(_));
             if about_worker && !alive {
                 continue;
             }

@@ -1,11 +1,18 @@
 //! Images made by hand: kept, found, let go, damaged, restored.
 
 use super::*;
-use crate::vault::{FileId, Segment, Stored, sum};
+use crate::sys::{arena, pass};
+use crate::vault::{Answer, Ask, FileId, Manifest, Segment, Stored, read_manifest, sum};
+use std::fs::File;
+use std::path::Path;
 
 /// An image of `bytes`, as a worker would send it; `damage` is done after the sums were taken.
 fn sealed(path: &Path, variant: &str, bytes: &[u8], damage: bool) -> Vec<OwnedFd> {
-    let page = 4096;
+    on_pages(path, variant, bytes, damage, 4096)
+}
+
+/// As [`sealed`], with pages of a size that the manifest claims.
+fn on_pages(path: &Path, variant: &str, bytes: &[u8], damage: bool, page: usize) -> Vec<OwnedFd> {
     let mut content = bytes.to_vec();
     content.resize(bytes.len().next_multiple_of(page), 0);
     let file = File::open("/dev/null").unwrap();
@@ -63,6 +70,85 @@ fn what_is_kept_is_found_by_file_and_variant() {
     assert_eq!(vault.list(), []);
 }
 
+/// Waits until nothing is on its way to be free.
+fn freed(vault: &Vault) {
+    let start = Instant::now();
+    while vault.freeing.under_way() != freeing::Bytes::default() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it is never free");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn reclaim(vault: &Vault, bytes: u64, reserved: u64) -> u64 {
+    freed(vault);
+    vault.reclaim(bytes, reserved)
+}
+
+#[test]
+fn what_brings_nothing_stays() {
+    let vault = Vault::default();
+    let large = 2 << 20;
+    for (user, path, page) in [(1, "/m/huge", large), (2, "/m/plain", 4096), (3, "/m/huger", large)] {
+        vault.answer(user, "m", Ask::Keep, on_pages(Path::new(path), "v", &[7; 4096], false, page));
+        vault.leave(user);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let left = || vault.list().into_iter().map(|image| image.path).collect::<Vec<_>>();
+    assert_eq!(left().len(), 3);
+    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    assert_eq!(left(), ["/m/huge", "/m/huger"], "reserved pages are of no use to a host out of memory");
+    assert_eq!(reclaim(&vault, 1 << 30, 0), 0);
+    assert_eq!(left().len(), 2);
+    assert_eq!(reclaim(&vault, 1 << 20, 1 << 20), 1 << 20, "of a page only the half is of use");
+    assert_eq!(left(), ["/m/huger"]);
+    assert_eq!(reclaim(&vault, 1 << 30, 1 << 30), large as u64);
+    assert_eq!(left(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_being_freed_is_counted_and_not_freed_twice() {
+    let vault = Vault::default();
+    for (user, path) in [(1, "/m/a"), (2, "/m/b")] {
+        keep(&vault, user, path, 4096);
+        vault.leave(user);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // A service manager that never comes to it: so long it is on its way.
+    let images = std::mem::take(&mut *vault.held());
+    let (first, second) = images.into_iter().partition::<Vec<_>, _>(|image| image.manifest.path == Path::new("/m/a"));
+    vault.held().extend(second);
+    let way = vault.freeing.hold(first);
+    assert_eq!((vault.reclaim(1, 0), vault.list().len()), (4096, 1), "enough is on its way");
+    assert_eq!((vault.reclaim(4097, 0), vault.list().len()), (8192, 0));
+    drop(way);
+    assert_eq!(reclaim(&vault, 1, 0), 0);
+}
+
+#[test]
+fn weights_for_old_settings_go_when_their_model_wants_others() {
+    let vault = Vault::default();
+    let seen = |model: &str, variant: &str| {
+        matches!(
+            vault.answer(9, model, Ask::Find { path: "/m/a".into(), variant: variant.into() }, vec![]).0,
+            Answer::Image { .. }
+        )
+    };
+    vault.answer(1, "one", Ask::Keep, sealed(Path::new("/m/a"), "v", &[7; 5000], false));
+    assert!(!seen("one", "w"));
+    assert_eq!(vault.list().len(), 1, "a worker uses them");
+    vault.leave(1);
+    assert!(!seen("two", "w"));
+    assert_eq!(vault.list().len(), 1, "another model's settings are no old ones of this");
+    assert!(!seen("one", "w"));
+    assert_eq!(vault.list(), []);
+    vault.answer(1, "one", Ask::Keep, sealed(Path::new("/m/a"), "v", &[7; 5000], false));
+    assert!(seen("two", "v"));
+    vault.leave(1);
+    vault.leave(9);
+    assert!(!seen("one", "w"));
+    assert_eq!(vault.list().len(), 1, "the other one may want them again");
+}
+
 #[test]
 fn what_nobody_uses_goes_for_time_or_memory() {
     let vault = Vault::default();
@@ -74,10 +160,15 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     vault.leave(1);
     vault.expire(Duration::from_secs(60));
     assert_eq!((vault.list().len(), vault.evict(Some("other")).len()), (3, 0));
-    assert_eq!(vault.reclaim(1), 4096);
+    assert_eq!(reclaim(&vault, 1, 0), 4096);
     let left = || vault.list().into_iter().map(|image| image.path).collect::<Vec<_>>();
     assert_eq!(left(), ["/m/a", "/m/c"], "the longest unused first");
-    assert_eq!(vault.answer(9, "m", Ask::Reclaim { bytes: 1 << 40 }, vec![]).0, Answer::Freed { bytes: 4096 });
+    freed(&vault);
+    assert_eq!(
+        vault.answer(9, "m", Ask::Reclaim { bytes: 1 << 40, reserved: 0 }, vec![]).0,
+        Answer::Freed { bytes: 4096 }
+    );
+    freed(&vault);
     assert_eq!(left(), ["/m/c"], "what is used stays");
     vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
     assert_eq!(left(), ["/m/c"]);
@@ -85,6 +176,7 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     vault.leave(4);
     vault.yield_to(&Memory { total: 1 << 30, available: 1 << 29, cgroup: None });
     assert_eq!(left(), ["/m/c", "/m/d"], "there is memory enough");
+    freed(&vault);
     vault.yield_to(&Memory { total: 1 << 30, available: 1 << 20, cgroup: None });
     assert_eq!(left(), ["/m/c"], "the host runs out of it");
     vault.expire(Duration::ZERO);
