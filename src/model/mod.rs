@@ -378,4 +378,6 @@ pub struct Linear<T> {
     pub weight: T,
     /// `[rows]`, F32.
     pub bias: Option<T>,
+    /// `{name}.scale` F32, of a stack `[matrices]`: a factor on all that a matrix yields, its bias aside (NVFP4).
+    pub scale: Option<T>,
 }
