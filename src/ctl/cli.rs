@@ -4,7 +4,8 @@ use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
 use super::{
-    bench, chat, demo, doctor, documents, experts, inspect, load, models, offline, selftest, textcmds, topology, tune, vault, watch,
+    bench, chat, demo, doctor, documents, experts, inspect, load, models, offline, selftest, textcmds, topology, tune,
+    vault, watch,
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
@@ -119,6 +120,10 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
     };
     let out = Output::new(cli.global.json, cli.global.color);
     let done = match cli.command {
+        Command::File(FileCommand::Selftest(args)) if !args.is_file() => {
+            let client = Client::new(cli.global.socket.unwrap_or_else(crate::config::client_socket));
+            with_runtime(async { selftest::run_served(&client, &args, out).await })
+        }
         Command::File(command) => on_file(command, others, out),
         Command::Daemon(DaemonCommand::Status(args)) if args.topology => topology::show(out),
         Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),

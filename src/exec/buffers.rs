@@ -3,8 +3,8 @@
 //!
 //! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
-use super::counts::RoutingCounts;
 use super::Options;
+use super::counts::RoutingCounts;
 use super::delta::Delta;
 use super::experts::rule;
 use super::latent::{self, LatentBuffers};

@@ -22,7 +22,12 @@ impl RoutingCounts {
         let routing = h.routing.as_ref()?;
         let rule = rule(routing);
         let counts = (0..routed_layers(h) * rule.experts).map(|_| AtomicU64::new(0)).collect();
-        Some(RoutingCounts { experts: rule.experts, used: rule.used, first: routing.dense_layers.min(h.layers), counts })
+        Some(RoutingCounts {
+            experts: rule.experts,
+            used: rule.used,
+            first: routing.dense_layers.min(h.layers),
+            counts,
+        })
     }
 
     /// Bytes that [`RoutingCounts::new`] reserves.

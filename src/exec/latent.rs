@@ -8,7 +8,7 @@
 //! Which form a sequence's rows take depends on their number alone.
 
 use super::buffers::{Buffer, Buffers};
-use super::forward::{Step, product};
+use super::forward::{Step, grow, product};
 use super::{Error, Options, cpu};
 use crate::load::Mapping;
 use crate::model::{Hparams, KeyValueUp, Latent, LatentDims, Matrix, Mixer, Model};
@@ -240,7 +240,7 @@ impl Step<'_> {
     fn query_and_latent(&mut self, weights: &Latent<Tensor>, dims: &LatentDims) {
         let Step { hparams: h, cpu, scratch, rope, rows, .. } = self;
         let rows = *rows;
-        let Buffers { branch, q, k, angles, latent: Some(latent), .. } = &mut *self.buffers else {
+        let Buffers { branch, q, k, angles, positions, latent: Some(latent), .. } = &mut *self.buffers else {
             unreachable!("a model with latent attention has its buffers")
         };
         let (branch, q, k) = (branch.rows(rows), q.rows(rows), k.rows(rows));
@@ -255,6 +255,7 @@ impl Step<'_> {
         }
         cpu.rms_norm_first(k, dims.cached(), &weights.kv_norm, h.rms_eps);
         cpu.rope_last(q, h.heads, dims.key(), angles, &rope.all);
+        grow(h, q, h.heads * dims.key(), positions);
         cpu.rope_last(k, 1, dims.cached(), angles, &rope.all);
     }
 

@@ -199,8 +199,12 @@ impl Pass<'_> {
         grow(h, &mut q, h.heads * d.key(), &self.positions);
         let [keys, v] = self.keys_and_values(&latents, &weights.kv_up, [h.heads, d.nope, d.value]);
         let turned_of = |i: usize| &turned[i / h.heads * d.rope..][..d.rope];
-        let k: Vec<f32> =
-            keys.chunks_exact(d.nope).enumerate().flat_map(|(i, key)| key.iter().chain(turned_of(i))).copied().collect();
+        let k: Vec<f32> = keys
+            .chunks_exact(d.nope)
+            .enumerate()
+            .flat_map(|(i, key)| key.iter().chain(turned_of(i)))
+            .copied()
+            .collect();
         let out = self.attend([h.heads, d.key(), d.value], [&q, &k, &v], d.scale, None, None);
         self.linear(&out, &weights.output)
     }
@@ -239,9 +243,7 @@ impl Pass<'_> {
     }
 
     fn delta_net(&self, x: &[f32], weights: &DeltaNet<Tensor>) -> Vec<f32> {
-        let Some(recurrence) = &self.h.recurrence else {
-            unreachable!("recurrent layers are bound by their numbers")
-        };
+        let Some(recurrence) = &self.h.recurrence else { unreachable!("recurrent layers are bound by their numbers") };
         let (shape, rows) = (shape(recurrence), self.tokens());
         let (groups, shared) = (shape.key_heads, shape.value_heads / shape.key_heads);
         let (keys, values) = (shape.keys(), shape.values());

@@ -1,4 +1,4 @@
-//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash: multi-head latent attention (MLA, arXiv 2405.04434), a few
+//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash, Mistral Large 3; `mistral4`: Mistral Small 4. Multi-head latent attention (MLA, arXiv 2405.04434), a few
 //! dense layers, then routed experts beside shared ones. Layers for predicting further tokens at the end
 //! (`nextn_predict_layers`) are not bound.
 //!

@@ -28,8 +28,11 @@ const SINGLE: usize = 12;
 const FEW: [usize; 2] = [97, 61];
 /// The reference's time in seconds from which on it is left out unless it is asked for.
 const PATIENCE: f64 = 120.0;
-/// What the reference takes on one thread, in nanoseconds: to decode an element, and to multiply it.
-const REFERENCE_NS: [f64; 2] = [3.0, 1.0];
+/// The same for the long prompt, which the short one stands in for.
+const LONG_PATIENCE: f64 = 30.0;
+/// What the reference takes on one thread, in nanoseconds: to decode an element, to multiply it, and to attend to one of a
+/// head's.
+const REFERENCE_NS: [f64; 3] = [3.0, 1.0, 2.0];
 
 /// What of a model decides how its passes may differ.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,8 @@ pub struct Traits {
     pub window: Option<usize>,
     /// Elements of all weights, and of those that one token meets.
     pub elements: [f64; 2],
+    /// Elements of a position's keys and values that a token's heads meet in all layers.
+    pub attended: f64,
     /// Of the cache.
     pub kv: KvType,
 }
@@ -52,6 +57,7 @@ impl Traits {
     /// Of a bound model.
     pub fn of(model: &Model<crate::gguf::TensorInfo>, kv: KvType) -> Traits {
         let h = &model.hparams;
+        let head = h.latent.map_or(h.key_dim + h.value_dim, |latent| latent.key() + latent.value);
         let float = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
         let (mut all, mut used) = (0.0, 0.0);
         model.for_each(|path, tensor| {
@@ -66,6 +72,7 @@ impl Traits {
             latent: h.latent.is_some(),
             window: h.window,
             elements: [all, used],
+            attended: (h.kv_layers() * h.heads * head) as f64,
             kv,
         }
     }
@@ -106,8 +113,9 @@ impl Traits {
 
     /// Seconds that the reference takes for `tokens` tokens on `threads` threads, roughly.
     fn reference_seconds(&self, tokens: usize, threads: usize) -> f64 {
-        let [decode, multiply] = REFERENCE_NS;
-        (self.elements[0] * decode + self.elements[1] * tokens as f64 * multiply) * 1e-9 / threads.max(1) as f64
+        let ([decode, multiply, attend], tokens) = (REFERENCE_NS, tokens as f64);
+        let products = (self.elements[0] * decode + self.elements[1] * tokens * multiply) / threads.max(1) as f64;
+        (products + self.attended * tokens * tokens / 2.0 * attend) * 1e-9
     }
 }
 
@@ -138,6 +146,9 @@ impl<'a> Bench<'a> {
     /// Runs every check; `done` sees each as it ends. `all`: also those that take minutes.
     pub fn run(&mut self, reference: Reference<'_>, all: bool, done: &mut dyn FnMut(Check)) {
         done(self.kernels(reference, all));
+        if let Some(check) = self.kernels_far(reference, all) {
+            done(check);
+        }
         done(self.short_steps());
         self.cuts().into_iter().for_each(&mut *done);
         if self.traits.latent {
@@ -213,6 +224,19 @@ impl<'a> Bench<'a> {
         let expected = reference(self.exec, &prompt, &rows);
         let measure = Measure::Nmse(self.traits.noise());
         Check::of(name, format!("{tokens} tokens"), start, measure, &found, &expected, self.vocab)
+    }
+
+    /// The same beyond every window, where that does not take long.
+    fn kernels_far(&mut self, reference: Reference<'_>, all: bool) -> Option<Check> {
+        if !all && self.traits.reference_seconds(self.long, self.exec.threads()) > LONG_PATIENCE {
+            return None;
+        }
+        let start = Instant::now();
+        let (prompt, rows) = (self.prompt(2, self.long), self.rows(self.long));
+        let found = self.whole(&prompt, self.long.min(STEP), &rows);
+        let expected = reference(self.exec, &prompt, &rows);
+        let (what, measure) = (format!("{} tokens", self.long), Measure::Nmse(self.traits.noise()));
+        Some(Check::of("fast kernels and reference", what, start, measure, &found, &expected, self.vocab))
     }
 
     fn short_steps(&mut self) -> Check {

@@ -1,17 +1,20 @@
 //! `omnictl selftest`: does a model compute the same whichever way it is asked? Short prompts, long ones beyond every window,
-//! several turns; kernels against the reference, chunks, one token at a time, a reused prefix, neighbours. Needs no daemon.
+//! several turns; kernels against the reference, chunks, one token at a time, a reused prefix, neighbours. A file is examined without a
+//! daemon; a loaded model through it, by what it answers.
 
 mod checks;
 mod report;
+mod served;
 
 pub use checks::{Bench, Reference, SEQUENCES, SHORT, Traits};
 pub use report::{Check, Measure, Report};
+pub use served::run_served;
 
 use super::error::Error;
 use super::offline::{self, CpuArgs, Need};
 use super::output::Output;
 use crate::load::Source;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Fewest tokens of the long prompt: chunks and turns are cut from it.
 const LEAST: usize = 256;
@@ -19,8 +22,8 @@ const LEAST: usize = 256;
 /// Compare a model's ways to the same logits with each other and with slow reference code; exit status 1 when some differ
 #[derive(clap::Args, Clone, Debug)]
 pub struct SelftestArgs {
-    /// GGUF file; of a split set any one
-    pub file: PathBuf,
+    /// GGUF file (of a split set any one), or the id of a loaded model, which is then asked through the daemon
+    pub model: String,
     /// Tokens of the long prompt [default: 640, or 96 beyond the model's window, at most 4608]
     #[arg(long, value_name = "TOKENS", value_parser = long_enough)]
     pub long: Option<usize>,
@@ -30,6 +33,13 @@ pub struct SelftestArgs {
     /// How to compute
     #[command(flatten)]
     pub cpu: CpuArgs,
+}
+
+impl SelftestArgs {
+    /// Whether a file is meant, not a loaded model.
+    pub fn is_file(&self) -> bool {
+        self.model.contains('/') || self.model.ends_with(".gguf") || Path::new(&self.model).exists()
+    }
 }
 
 fn long_enough(text: &str) -> Result<usize, String> {
@@ -46,9 +56,14 @@ fn long_enough(text: &str) -> Result<usize, String> {
 /// The file cannot be run, or some check failed.
 pub fn run(args: &SelftestArgs, out: Output) -> Result<(), Error> {
     let report = examine(args, &mut |check| if out.json { Ok(()) } else { out.line(&check.line(out)) })?;
+    conclude(&report, out)
+}
+
+/// Shows what is not shown yet; an error when some check failed.
+fn conclude(report: &Report, out: Output) -> Result<(), Error> {
     let failed = report.checks.iter().filter(|check| !check.ok).count();
     if out.json {
-        out.value(&report)?;
+        out.value(report)?;
     }
     match failed {
         0 => Ok(()),
@@ -66,11 +81,8 @@ pub fn run(args: &SelftestArgs, out: Output) -> Result<(), Error> {
 ///
 /// # Errors
 /// The file cannot be run.
-pub fn examine(
-    args: &SelftestArgs,
-    done: &mut dyn FnMut(&Check) -> Result<(), Error>,
-) -> Result<Report, Error> {
-    let source = Source::open(&args.file).map_err(offline::Error::from)?;
+pub fn examine(args: &SelftestArgs, done: &mut dyn FnMut(&Check) -> Result<(), Error>) -> Result<Report, Error> {
+    let source = Source::open(Path::new(&args.model)).map_err(offline::Error::from)?;
     let model = source.bind().map_err(offline::Error::from)?;
     let traits = Traits::of(&model, args.cpu.backend.kv);
     let long = args.long.unwrap_or(traits.long());
@@ -90,7 +102,7 @@ pub fn examine(
     );
     shown?;
     Ok(Report {
-        model: args.file.display().to_string(),
+        model: args.model.clone(),
         architecture: model.hparams.architecture.name().into(),
         isa: isa.into(),
         ok: checks.iter().all(|check| check.ok),

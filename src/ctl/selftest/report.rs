@@ -11,6 +11,8 @@ pub enum Measure {
     Range(f64),
     /// Squared error of all logits, as a share of their squares.
     Nmse(f64),
+    /// Largest difference of a log-probability.
+    Logprob(f64),
 }
 
 /// One check.
@@ -24,7 +26,8 @@ pub struct Check {
     pub ok: bool,
     /// Why it was left out.
     pub skipped: Option<String>,
-    /// `range`: largest difference of a logit as a share of its row's range; `nmse`: squared error as a share of the squares.
+    /// `range`: largest difference of a logit as a share of its row's range; `nmse`: squared error as a share of the squares;
+    /// `logprob`: largest difference of a log-probability.
     pub measure: &'static str,
     /// `null` where it is not a number.
     pub difference: Option<f64>,
@@ -50,6 +53,7 @@ impl Check {
         let (kind, bound, difference) = match measure {
             Measure::Range(bound) => ("range", bound, range_difference(found, expected, vocab)),
             Measure::Nmse(bound) => ("nmse", bound, nmse(found, expected)),
+            Measure::Logprob(bound) => ("logprob", bound, largest(found, expected)),
         };
         let difference = Some(difference).filter(|difference| finite && difference.is_finite());
         let ok = difference.is_some_and(|difference| difference <= bound);
@@ -80,9 +84,11 @@ impl Check {
         let word = format!("{:<8}", if self.ok { "ok" } else { "FAIL" });
         let word = if self.ok { word } else { out.red(&word) };
         let found = match self.difference {
+            None if self.measure == "logprob" => "other tokens".to_string(),
             None => "not finite".to_string(),
             Some(0.0) => "the same bits".to_string(),
             Some(difference) if self.measure == "range" => format!("{difference:.1e} of the range"),
+            Some(difference) if self.measure == "logprob" => format!("{difference:.1e} in log-probability"),
             Some(difference) => format!("NMSE {difference:.1e}"),
         };
         let bound = if self.bound > 0.0 { format!("at most {:.0e}", self.bound) } else { "no bit may differ".into() };
@@ -105,11 +111,15 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+fn largest(found: &[f32], expected: &[f32]) -> f64 {
+    found.iter().zip(expected).fold(0.0, |max, (a, b)| f64::max(max, (f64::from(*a) - f64::from(*b)).abs()))
+}
+
 fn range_difference(found: &[f32], expected: &[f32], vocab: usize) -> f64 {
     let rows = found.chunks_exact(vocab).zip(expected.chunks_exact(vocab));
     let of_row = |(found, expected): (&[f32], &[f32])| {
         let (low, high) = expected.iter().fold((f32::MAX, f32::MIN), |(l, h), &x| (l.min(x), h.max(x)));
-        let largest = found.iter().zip(expected).fold(0.0f64, |max, (a, b)| max.max((f64::from(*a) - f64::from(*b)).abs()));
+        let largest = largest(found, expected);
         if largest == 0.0 { 0.0 } else { largest / f64::from(high - low).max(f64::MIN_POSITIVE) }
     };
     rows.map(of_row).fold(0.0, f64::max)
