@@ -42,11 +42,7 @@ impl<'a> Binder<'a> {
         if let Some(stem) = name.strip_suffix(".weight")
             && let Some(scale) = scale_names(stem).iter().find(|scale| self.tensors.contains_key(scale.as_str()))
         {
-            return Err(Error::Type {
-                tensor: scale.clone(),
-                dtype: tensor.dtype,
-                problem: "a factor for the whole of this tensor cannot be applied; convert it with another type",
-            });
+            return Err(not_applied(scale.clone(), &tensor));
         }
         Ok(Some(tensor))
     }
@@ -149,6 +145,21 @@ impl<'a> Binder<'a> {
         self.optional_stack(name, matrices, rows, cols)?.ok_or_else(|| missing(&format!("{name}.weight")))
     }
 
+    /// The matrices alone; a file that has factors beside them is refused.
+    pub(super) fn plain_stack(
+        &mut self,
+        name: &str,
+        matrices: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TensorInfo, Error> {
+        let Linear { weight, scale, .. } = self.stack(name, matrices, rows, cols)?;
+        match scale {
+            None => Ok(weight),
+            Some(scale) => Err(not_applied(scale.name, &weight)),
+        }
+    }
+
     /// As [`Binder::stack`], `None` where the file has no such weight.
     pub(super) fn optional_stack(
         &mut self,
@@ -200,6 +211,11 @@ fn missing(name: &str) -> Error {
 }
 
 const NOT_F32: &str = "norms, biases, factors and convolutions must be F32";
+
+fn not_applied(scale: String, weight: &TensorInfo) -> Error {
+    let problem = "a factor for the whole of this tensor cannot be applied; convert it with another type";
+    Error::Type { tensor: scale, dtype: weight.dtype, problem }
+}
 
 fn undecodable(tensor: &TensorInfo) -> Error {
     wrong_type(tensor, "this build has no decoder for it; choose another quantisation")

@@ -114,8 +114,8 @@ fn latent(b: &mut Binder, h: &Hparams, d: &LatentDims, i: usize) -> Result<Laten
         kv_up: match whole {
             Some(whole) => KeyValueUp::Whole(whole),
             None => KeyValueUp::Split {
-                key: b.stack(&at("attn_k_b"), h.heads, d.kv_rank, d.nope)?.weight,
-                value: b.stack(&at("attn_v_b"), h.heads, d.value, d.kv_rank)?.weight,
+                key: b.plain_stack(&at("attn_k_b"), h.heads, d.kv_rank, d.nope)?,
+                value: b.plain_stack(&at("attn_v_b"), h.heads, d.value, d.kv_rank)?,
             },
         },
         output: b.linear(&at("attn_output"), h.d_model, h.heads * d.value, Bias::Optional)?,
