@@ -10,7 +10,7 @@ const PROMPT: usize = 40;
 const DRAWN: usize = 9;
 
 fn unpacked(name: &str, directory: &std::path::Path) -> String {
-    let packed = format!("{}/tests/data/hf-tiny/{name}.gguf.zst", env!("CARGO_MANIFEST_DIR"));
+    let packed = format!("{}/tests/data/tiny/{name}.gguf.zst", env!("CARGO_MANIFEST_DIR"));
     let out = directory.join(format!("{name}.gguf"));
     let packed = std::fs::File::open(packed).unwrap();
     zstd::stream::copy_decode(packed, std::fs::File::create(&out).unwrap()).unwrap();
@@ -23,7 +23,7 @@ fn daemon() -> Daemon {
         let path = unpacked(name, directory.path());
         format!("[[model]]\nid = \"{id}\"\npath = \"{path}\"\nthreads = 1\ncontext = 128\npreload = true\n")
     };
-    let models = block("routed", "glm4moe") + &block("dense", "qwen3");
+    let models = block("routed", "deepseek2-v3") + &block("dense", "qwen3");
     std::fs::write(directory.path().join("config.toml"), format!("{SETTINGS}{models}")).unwrap();
     start(&["--config", "config.toml"], directory)
 }
