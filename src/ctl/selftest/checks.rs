@@ -98,7 +98,7 @@ impl Traits {
         let weights = match (self.float, self.routed) {
             (true, false) => 1e-5,
             (true, true) => 1e-3,
-            (false, false) => 1e-2,
+            (false, false) => 4e-3,
             (false, true) => 1e-1,
         };
         weights

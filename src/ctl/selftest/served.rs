@@ -145,7 +145,9 @@ impl Loaded<'_> {
     async fn together(&self) -> Result<Check, Error> {
         let start = Instant::now();
         let count = self.info.parallel.clamp(1, MOST);
-        let prompts: Vec<Vec<u32>> = (0..count).map(|nth| self.prompt(5 + nth as u64, SHORT + 31 * nth)).collect();
+        let most = self.info.context.saturating_sub(2 * DRAWN).max(1);
+        let prompt = |nth: usize| self.prompt(5 + nth as u64, (SHORT + 31 * nth).min(most));
+        let prompts: Vec<Vec<u32>> = (0..count).map(prompt).collect();
         let mut alone = Vec::new();
         for prompt in &prompts {
             alone.push(self.ask(prompt, false).await?);
