@@ -23,7 +23,8 @@ else
 endif
 	$(CARGO) test --doc
 
-test-clients: build $(VENV)/.ready ## OpenAI, httpx, npm clients, schemathesis, soak: needs Python 3 (and Node.js for the npm client)
+test-clients: $(VENV)/.ready ## OpenAI, httpx, npm clients, schemathesis, soak: needs Python 3 (and Node.js for the npm client)
+	$(CARGO) test --no-run --lib --bins --tests # binaries with the features that the tests have: built but once
 	$(PY) -m pytest -q tests/clients
 
 $(VENV)/.ready: tests/clients/requirements.txt

@@ -8,18 +8,20 @@
 //!             ds   [f32; as d]               d · Σ q over the block (blocks of 32 only)
 //! ```
 //!
-//! Every tier quantises to the same bits: plain code in elementary operations that the compiler vectorises.
+//! Every tier quantises to the same bits: elementary operations in one order.
 
 use super::table::format;
 use crate::quant::DType;
 use std::ops::Range;
 
 /// Columns of a token that lie together; rows of quantised activations are padded to whole ones.
-const RUN: usize = 256;
+pub(crate) const RUN: usize = 256;
+/// Tokens that are quantised run by run: their runs lie together.
+const TOGETHER: usize = 16;
 /// Adding and subtracting it rounds an f32 below 2²² to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 /// A block whose largest magnitude is below counts as zero: 127 divided by it must stay finite.
-const TINY: f32 = 128.0 * f32::MIN_POSITIVE;
+pub(crate) const TINY: f32 = 128.0 * f32::MIN_POSITIVE;
 
 /// Which form a weight type multiplies with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,10 +182,10 @@ pub(crate) type QuantiseRow = unsafe fn(x: &[f32], block: usize, out: &mut Quant
 
 /// Where one run of a token's quantised activations goes.
 pub(crate) struct QuantisedRow<'a> {
-    q: &'a mut [i8],
-    d: &'a mut [f32],
-    sums: &'a mut [i16],
-    ds: &'a mut [f32],
+    pub(crate) q: &'a mut [i8],
+    pub(crate) d: &'a mut [f32],
+    pub(crate) sums: &'a mut [i16],
+    pub(crate) ds: &'a mut [f32],
 }
 
 impl Buffer {
@@ -246,18 +248,20 @@ impl Scratch {
         let (q, d) = (Parts::new(&mut buffer.q), Parts::new(&mut buffer.d));
         let (sums, ds) = (Parts::new(&mut buffer.sums), Parts::new(&mut buffer.ds));
         each(tokens, &|range| {
-            for (t, x) in range.clone().zip(x[range.start * cols..].chunks_exact(cols)) {
-                for (i, x) in x.chunks(RUN).enumerate() {
-                    let at = i * tokens + t;
-                    // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
-                    unsafe {
-                        let mut out = QuantisedRow {
-                            q: q.part(at * RUN, RUN),
-                            d: d.part(at * per_run, per_run),
-                            sums: sums.part(at * RUN / 16, RUN / 16),
-                            ds: ds.part(at * per_run, per_run),
-                        };
-                        row(x, block, &mut out);
+            for first in range.clone().step_by(TOGETHER) {
+                for i in 0..cols.div_ceil(RUN) {
+                    for t in first..range.end.min(first + TOGETHER) {
+                        let (at, x) = (i * tokens + t, &x[t * cols..][i * RUN..cols.min((i + 1) * RUN)]);
+                        // SAFETY: each token is in one range only, so its parts are borrowed once; `row` suits this host.
+                        unsafe {
+                            let mut out = QuantisedRow {
+                                q: q.part(at * RUN, RUN),
+                                d: d.part(at * per_run, per_run),
+                                sums: sums.part(at * RUN / 16, RUN / 16),
+                                ds: ds.part(at * per_run, per_run),
+                            };
+                            row(x, block, &mut out);
+                        }
                     }
                 }
             }

@@ -7,12 +7,13 @@ mod lanes;
 mod legacy;
 mod pack;
 pub(super) mod packed;
+mod quantise;
 mod tile;
 
 pub(crate) use lanes::Wide;
 pub(super) use pack::pack;
+pub(crate) use quantise::quantise_row;
 
-use super::acts::{QuantisedRow, quantise_row as quantise};
 use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use super::table::Kernel;
@@ -56,12 +57,6 @@ pub(crate) fn float_kernel(dtype: DType) -> Option<Kernel> {
     })
 }
 
-/// See [`quantise`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(crate) unsafe fn quantise_row(x: &[f32], block: usize, out: &mut QuantisedRow<'_>) {
-    quantise(x, block, out);
-}
-
 /// Reads 64 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -83,13 +78,20 @@ unsafe fn load_halves(low: *const u8, high: *const u8) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sum_halves(v: [__m512i; 8]) -> __m512i {
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let quad = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    fold_halves(v, |a, b| _mm512_add_epi32(a, b))
+}
+
+/// Joins the eight lanes of each half of eight vectors by `join`, in an order of its own: see [`sum_halves`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_halves(v: [__m512i; 8], join: impl Fn(__m512i, __m512i) -> __m512i) -> __m512i {
+    let pair = |a, b| join(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let quad = |a, b| join(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     let x = quad(pair(v[0], v[1]), pair(v[2], v[3]));
     let y = quad(pair(v[4], v[5]), pair(v[6], v[7]));
     let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
     let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-    _mm512_add_epi32(_mm512_permutex2var_epi64(x, even, y), _mm512_permutex2var_epi64(x, odd, y))
+    join(_mm512_permutex2var_epi64(x, even, y), _mm512_permutex2var_epi64(x, odd, y))
 }
 
 /// Sums all lanes of each of eight vectors.

@@ -255,6 +255,25 @@ fn batches_and_threads_do_not_change_a_bit() {
     }
 }
 
+/// More tokens, panels and columns than kernels of many tokens take at a time: each token's result is the one it has alone.
+#[test]
+fn tiles_chunks_and_runs_join_without_a_seam() {
+    let mut rng = Rng::new(16);
+    let (rows, cols, tokens) = (154, 2304, 190);
+    let x = rng.vec(tokens * cols);
+    for dtype in QUANTISED {
+        let weight = packed(&tensor(dtype, rows, cols, &rng.vec(rows * cols)));
+        for isa in tiers().filter(|isa| *isa != Isa::Scalar) {
+            let cpu = cpu(isa, 2);
+            let whole = run(&cpu, &weight, &x);
+            for t in [0, 5, 94, 95, 96, 173, 174, 189] {
+                let one = run(&cpu, &weight, &x[t * cols..][..cols]);
+                assert!(one == whole[t * rows..][..rows], "{dtype} {isa:?} token {t}");
+            }
+        }
+    }
+}
+
 #[test]
 fn jobs_share_activations_and_add_their_bias() {
     let mut rng = Rng::new(7);

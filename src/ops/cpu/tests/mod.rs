@@ -1,5 +1,6 @@
 //! Every kernel of every tier this host runs against the reference, and the promises of the module's head.
 
+mod acts;
 mod attention;
 mod delta;
 mod experts;

@@ -11,12 +11,13 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
 
 use super::kquants::{self, pairs, signed, starts};
-use super::{four, legacy, panel};
+use super::{add_products, four, legacy, panel};
 use crate::ops::cpu::acts::Acts;
 use crate::ops::cpu::table::Rows;
-use crate::quant::packed::ROWS;
+use crate::quant::packed::{ROWS, VECTOR};
 use std::arch::x86_64::*;
 use std::hint::black_box;
+use std::ops::Range;
 
 /// Panels of a tile.
 const P: usize = 2;
@@ -25,7 +26,7 @@ const COLS: usize = 256;
 /// Tokens of a group.
 const GROUP: usize = 6;
 /// Tokens of a chunk: whole groups.
-const TOKENS: usize = 20 * GROUP;
+const TOKENS: usize = 29 * GROUP;
 /// Panels whose results are kept at a time.
 const PANELS: usize = 8;
 /// Columns of a run.
@@ -85,6 +86,8 @@ struct Work<'a> {
     /// First block, and how many.
     b: usize,
     blocks: usize,
+    /// Where the next tile's first panel begins: its weights are on their way while this one is multiplied.
+    next: *const u8,
 }
 
 struct KQuant<B>(std::marker::PhantomData<B>);
@@ -136,26 +139,27 @@ unsafe fn all<F: Family>(rows: &Rows<'_>) {
                         unsafe { F::extra(rows.acts.sums.as_ptr().add(rows.acts.column(t, col) / 16), extra) };
                     }
                 }
-                for pair in (0..count).step_by(P) {
-                    for col in (run..cols.min(run + RUN)).step_by(COLS) {
-                        let work = Work {
-                            acts: rows.acts,
-                            extra: &extra[(col - run) / COLS],
-                            token: tokens.start,
-                            at: 0,
-                            panel: pair,
-                            b: col / F::BLOCK,
-                            blocks: COLS.min(cols - col) / F::BLOCK,
-                        };
-                        // SAFETY: the caller's word.
-                        unsafe { one_tile::<F>(rows, first, tokens.len(), count, work, &mut tile, &mut results) };
-                    }
+                let columns = || (run..cols.min(run + RUN)).step_by(COLS);
+                let mut tiles = (0..count).step_by(P).flat_map(|pair| columns().map(move |col| (pair, col))).peekable();
+                while let Some((pair, col)) = tiles.next() {
+                    let work = Work {
+                        acts: rows.acts,
+                        extra: &extra[(col - run) / COLS],
+                        token: tokens.start,
+                        at: 0,
+                        panel: pair,
+                        b: col / F::BLOCK,
+                        blocks: COLS.min(cols - col) / F::BLOCK,
+                        next: tiles.peek().map_or(rows.weights.as_ptr(), |&(pair, col)| {
+                            panel(rows, first + pair).wrapping_add(col / F::BLOCK * F::STEP)
+                        }),
+                    };
+                    // SAFETY: the caller's word.
+                    unsafe { one_tile::<F>(rows, first, tokens.len(), count, work, &mut tile, &mut results) };
                 }
             }
-            for i in 0..count {
-                // SAFETY: the caller's word.
-                unsafe { store::<F>(rows, first + i, tokens.start, &results.acc[i], &results.min[i], tokens.len()) };
-            }
+            // SAFETY: the caller's word.
+            unsafe { store::<F>(rows, first, count, tokens.clone(), &results) };
         }
     }
 }
@@ -181,7 +185,16 @@ unsafe fn one_tile<F: Family>(
         }
         // Groups as equal as can be.
         let mut groups = tokens.div_ceil(GROUP);
+        let lines = (COLS / F::BLOCK * F::STEP).div_ceil(VECTOR);
+        let (mut line, share) = (0, lines.div_ceil(groups));
         while work.at < tokens {
+            for at in line..lines.min(line + share) {
+                for p in 0..P {
+                    let next = work.next.wrapping_add(p * ROWS * rows.row_bytes + at * VECTOR);
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                }
+            }
+            line += share;
             let take = (tokens - work.at).div_ceil(groups);
             match take {
                 3 => F::step::<3>(&work, tile, results),
@@ -194,23 +207,16 @@ unsafe fn one_tile<F: Family>(
     }
 }
 
-/// Writes panel `i`'s results of a chunk of tokens.
+/// Writes `count` panels' results of a chunk of tokens, from panel `first` on: what is next to each other, one after the other.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<F: Family>(
-    rows: &Rows<'_>,
-    i: usize,
-    start: usize,
-    acc: &[[f32; ROWS]; TOKENS],
-    min: &[[f32; ROWS]; TOKENS],
-    tokens: usize,
-) {
-    for t in 0..tokens {
-        // SAFETY: whole vectors of the results; `out` by the caller's word.
-        unsafe {
-            let (acc, min) = (_mm512_loadu_ps(acc[t].as_ptr()), _mm512_loadu_ps(min[t].as_ptr()));
+unsafe fn store<F: Family>(rows: &Rows<'_>, first: usize, count: usize, tokens: Range<usize>, results: &Results) {
+    for (at, t) in tokens.enumerate() {
+        for i in 0..count {
+            let (acc, min) = (load_ps(&results.acc[i][at]), load_ps(&results.min[i][at]));
             let sum = if F::SUBTRACT { _mm512_sub_ps(acc, min) } else { _mm512_add_ps(acc, min) };
-            _mm512_storeu_ps(rows.out.add((start + t) * rows.stride + i * ROWS), sum);
+            // SAFETY: `out` by the caller's word.
+            unsafe { _mm512_storeu_ps(rows.out.add(t * rows.stride + (first + i) * ROWS), sum) };
         }
     }
 }
@@ -284,7 +290,7 @@ impl<B: kquants::Panel> Family for KQuant<B> {
         unsafe { starts::<B>(sums, out) };
     }
 
-    #[inline]
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
     unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
         let (acts, zero) = (work.acts, _mm512_setzero_si512());
@@ -326,7 +332,7 @@ impl<B: kquants::Panel> Family for KQuant<B> {
                 for (i, extra) in extra.iter().enumerate() {
                     let sums = _mm512_set1_epi32(extra[if B::WIDE { j / 2 * 4 + j % 2 } else { j }]);
                     for p in 0..P {
-                        offsets[p][i] = _mm512_dpwssd_epi32(offsets[p][i], load(&tile.m[j][p]), sums);
+                        add_products(&mut offsets[p][i], load(&tile.m[j][p]), sums);
                     }
                 }
             }
@@ -378,7 +384,7 @@ impl<B: legacy::Panel> Family for Legacy<B> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
     unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
         let acts = work.acts;

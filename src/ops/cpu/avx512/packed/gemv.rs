@@ -6,7 +6,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
 
 use super::kquants::{self, pairs, signed, starts};
-use super::{by_tokens, four, legacy, panel};
+use super::{add_products, by_tokens, four, legacy, panel};
 use crate::ops::cpu::table::Rows;
 use crate::quant::packed::ROWS;
 use std::arch::asm;
@@ -124,7 +124,7 @@ unsafe fn minima<B: kquants::Panel, const T: usize>(
         for (j, m) in pairs(m).into_iter().enumerate() {
             for t in 0..T {
                 let sums = _mm512_set1_epi32(extra[t][if B::WIDE { 4 * i + j } else { 2 * i + j }]);
-                offsets[t] = _mm512_dpwssd_epi32(offsets[t], m, sums);
+                add_products(&mut offsets[t], m, sums);
             }
         }
     }
@@ -189,7 +189,7 @@ unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usi
                 let mut sum = _mm512_setzero_si512();
                 if B::OFFSET != 0 {
                     let sums = _mm512_set1_epi32(acts.sums.as_ptr().add(at / 16).cast::<i32>().read_unaligned());
-                    sum = _mm512_dpwssd_epi32(sum, _mm512_set1_epi16(-B::OFFSET), sums);
+                    add_products(&mut sum, _mm512_set1_epi16(-B::OFFSET), sums);
                 }
                 for (k, &w) in w.iter().enumerate() {
                     sum = _mm512_dpbusd_epi32(sum, w, four(acts.q.as_ptr().add(at), k));

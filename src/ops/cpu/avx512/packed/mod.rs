@@ -18,6 +18,7 @@ use crate::ops::cpu::codes::{Iq4Nl, Iq4Xs, Mxfp4, Tq20};
 use crate::ops::cpu::table::{Kernel, Rows};
 use crate::quant::DType;
 use crate::quant::packed::{ROWS, VECTOR};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Up to this many tokens the weights are unpacked in registers, panel by panel, for all of them.
@@ -95,6 +96,17 @@ unsafe fn vector(p: *const u8, i: usize) -> __m512i {
 unsafe fn four(p: *const i8, i: usize) -> __m512i {
     // SAFETY: the caller's word.
     _mm512_set1_epi32(unsafe { p.cast::<i32>().add(i).read_unaligned() })
+}
+
+/// `vpdpwssd`: adds the products of two pairs of 16-bit numbers to every lane of `sum`. By name, as the compiler would make a
+/// product and an addition of it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_products(sum: &mut __m512i, a: __m512i, b: __m512i) {
+    // SAFETY: registers only.
+    unsafe {
+        asm!("vpdpwssd {}, {}, {}", inout(zmm_reg) *sum, in(zmm_reg) a, in(zmm_reg) b, options(pure, nomem, nostack, preserves_flags));
+    }
 }
 
 /// Sixteen factors of half precision that stand together.
