@@ -4,7 +4,7 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test test-rust test-clients test-vm build release deb lint doc fuzz clean help
+.PHONY: demo test test-rust test-clients test-vm build release deb lint doc fuzz goldens check-goldens clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t16
@@ -58,6 +58,20 @@ doc: ## API documentation, warnings denied
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60)
 	scripts/fuzz.sh $${FUZZ_SECONDS:-60}
 
+# Python with the referees' packages: the environment's own unless another is named.
+GOLDENS_PYTHON ?= .venv-goldens/bin/python
+
+goldens: $(GOLDENS_PYTHON) ## Make the goldens anew with transformers and llama.cpp, in a virtual environment
+	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh
+
+check-goldens: $(GOLDENS_PYTHON) ## Compare what transformers and llama.cpp say today with the goldens that are committed
+	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh --check
+
+.venv-goldens/bin/python: scripts/goldens/requirements.txt
+	python3 -m venv .venv-goldens
+	.venv-goldens/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
 clean: ## Remove what builds and tests left
 	$(CARGO) clean
-	rm -rf $(VENV) fuzz/target fuzz/corpus fuzz/artifacts node_modules
+	rm -rf $(VENV) .venv-goldens fuzz/target fuzz/corpus fuzz/artifacts node_modules

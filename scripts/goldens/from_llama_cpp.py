@@ -12,6 +12,8 @@
                                                                 small file holds in place of its layers' matrices, and for one
                                                                 with all of them; the blocks follow from the golden's `factor`
   from_llama_cpp.py long MODEL-f32.gguf...                      the last logits of a prompt of 700 tokens
+  from_llama_cpp.py hf NAME.gguf.zst... --tokens IDS.json       first and last logits of the models that from_transformers.py made, of
+                                                                those that llama.cpp takes; see PEER
   from_llama_cpp.py stories MODEL-{f32,f16,...}.gguf --text TEXT
                                   greedy continuations of fixed prompts; perplexity by llama-perplexity's definition,
                                   context 512 (F16 KV)
@@ -83,6 +85,31 @@ def long(path):
     """The last logits of a prompt of several splits and chunks; the tests make the same one."""
     tokens = [3 + i * i % 151 for i in range(LONG)]
     return {"length": LONG, "logits_last": numbers(Model(path, 1024, f16_kv=False).logits(tokens)[-1])}
+
+
+# What makes llama.cpp compute as transformers does: keys that it does not do without, and the rows up to which it does.
+PEER = {"glm-4.7-flash": {"keys": {"expert_gating_func": 2}}, "phi3": {"rows": 24}}
+# Not taken: deepseek-v2 (without compressed queries only with 27 layers), qwen3next, qwen35, qwen35moe (heads of q and v of one
+# width only: see the even ones and the converted one). gpt-oss: its ramp of YaRN is another (see tests/goldens/README.md).
+NOT_PEER = ["deepseek-v2", "gpt-oss", "qwen3next", "qwen35", "qwen35moe"]
+
+
+def hf(path, ids):
+    """First and last logits over the ids. A vocabulary without merges is taken away."""
+    import zstandard
+    name = os.path.basename(path).removesuffix(".gguf.zst")
+    if name in NOT_PEER:
+        return None
+    change = {"keys": {}, "rows": len(ids)} | PEER.get(name, {})
+    key = b"tokenizer.ggml.model" + (8).to_bytes(4, "little") + (4).to_bytes(8, "little")
+    with tempfile.TemporaryDirectory() as folder:
+        plain, target = os.path.join(folder, "model.gguf"), os.path.join(folder, "changed.gguf")
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(open(path, "rb").read())
+        open(plain, "wb").write(data.replace(key + b"gpt2", key + b"none") if b".vocab_size" in data else data)
+        if change["keys"]:
+            rewritten(plain, target, change)
+        rows = Model(target if change["keys"] else plain, 128, f16_kv=False).logits(ids[:change["rows"]])
+    return {**change, "logits_pos0": numbers(rows[0]), "logits_last": numbers(rows[-1])}
 
 
 def numbers(row):
@@ -283,7 +310,7 @@ def differences(found, golden, where=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "long", "stories"])
+    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "long", "hf", "stories"])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--text", help="text whose perplexity is taken (stories)")
     parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
@@ -293,6 +320,11 @@ def main():
     names = [os.path.basename(path) for path in args.files]
     if args.what == "stories":
         result = stories(args.files, args.text or parser.error("stories needs --text"))
+    elif args.what == "hf":
+        ids = json.load(open(args.tokens or parser.error("hf needs --tokens")))
+        found = {name: hf(path, ids) for name, path in zip(names, args.files)}
+        result = {name.removesuffix(".gguf.zst"): case for name, case in found.items() if case}
+        golden = {name: case for name, case in golden.items() if f"{name}.gguf.zst" in names}
     elif args.what == "long":
         result = {name: long(path) for name, path in zip(names, args.files)}
         golden = {name: case for name, case in golden.items() if name in names}

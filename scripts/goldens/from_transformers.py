@@ -5,7 +5,8 @@
   from_transformers.py OUT            writes for each of ALL OUT/NAME.gguf.zst, a small model of random weights, and
                                       OUT/NAME.npy, transformers' logits float32 [72, 160] over OUT/ids.json
                                       (OUT/phi3-short.npy: over its first 32, phi3's original context);
-                                      for those with recurrent layers 8 rows more, of the prompt of 600 tokens in OUT/long.json
+                                      for those with recurrent layers 8 rows more, of the prompt of 600 tokens in OUT/long.json;
+                                      OUT/sizes.json: weights counted in the modules, bytes of cache and state
   from_transformers.py OUT --check    makes all of it again and compares: weights exactly, logits within 1e-5 of the range
 
 The second referee: it shares no code with llama.cpp. The weights go from transformers' modules to the file by the writer
@@ -43,7 +44,7 @@ def yarn(mscale):
 # fused matrices and two sets of rotary factors, Ministral 3's queries that grow (all windows are shorter than the
 # sequence); below DeepSeek-V2's latent attention with queries made at once, the matrix to keys and values whole, YaRN and groups by their best expert, V3's with
 # compressed queries, that matrix cut, sigmoids and groups by their best two, GLM-4.7-Flash's without YaRN, groups and a word
-# on how scores become weights.
+# on how scores become weights, Mistral 4's with queries that grow and an expert's gate and up in one tensor.
 MODELS = {
     "llama": ("Llama", dict(BASE, rms_norm_eps=1e-5, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(BASE, rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -84,9 +85,12 @@ LATENTS = {
                                        topk_group=2, rope_parameters=yarn(1.0))),
     "glm-4.7-flash": ("Glm4MoeLite", dict(LATENT, q_lora_rank=40, routed_scaling_factor=1.8, norm_topk_prob=True, n_group=1,
                                           topk_group=1, n_shared_experts=1, rope_parameters=PLAIN)),
+    "mistral4": ("Mistral4", dict(LATENT, q_lora_rank=40, norm_topk_prob=True, n_shared_experts=1, first_k_dense_replace=0,
+                                  rope_parameters=dict(yarn(1.0), factor=16.0, original_max_position_embeddings=16,
+                                                       llama_4_scaling_beta=0.1))),
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig"}
-ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(LATENTS, "deepseek2")}
+ARCHITECTURES = {"mixtral": "llama", **dict.fromkeys(LATENTS, "deepseek2"), "mistral4": "mistral4"}
 # With recurrent layers: gated delta net beside gated attention, norms around zero. Each another way to say which layers have
 # attention (both, an interval, a list), heads of q and k of another width than those of v, more of v than of k. Their seeds
 # count from 100.
@@ -95,11 +99,16 @@ DELTA = dict(BASE, num_hidden_layers=4, max_position_embeddings=1024, rms_norm_e
              linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=32)
 SHARED = dict(EXPERTS, num_experts=8, shared_expert_intermediate_size=80)
 TURNS = ["linear_attention", "full_attention"]
+EVEN = dict(num_hidden_layers=2, layer_types=TURNS, linear_value_head_dim=16)
 HYBRIDS = {
     "qwen3next": ("Qwen3Next", dict(DELTA, **SHARED, norm_topk_prob=True, layer_types=TURNS[:1] * 3 + TURNS[1:])),
     "qwen35": ("Qwen3_5", dict(DELTA, layer_types=TURNS * 2)),
     "qwen35moe": ("Qwen3_5Moe", dict(DELTA, **SHARED, layer_types=[TURNS[0], *TURNS, TURNS[0]], linear_num_value_heads=6)),
+    # With heads of q, k and v alike, which llama.cpp takes.
+    "qwen35-even": ("Qwen3_5", dict(DELTA, **EVEN)),
+    "qwen35moe-even": ("Qwen3_5Moe", dict(DELTA, **SHARED | EVEN | dict(num_experts=4))),
 }
+ARCHITECTURES |= {name: name.removesuffix("-even") for name in HYBRIDS}
 ALL = MODELS | LATENTS | HYBRIDS
 # Rows of a long prompt that are kept.
 LONG, LONG_ROWS = 600, [0, 63, 64, 127, 300, 511, 512, 599]
@@ -189,6 +198,8 @@ def tensors(name, module):
             qkv, gate = ungrouped(config, value)
             yield f"blk.{layer}.attn_qkv.weight", qkv
             yield f"blk.{layer}.attn_gate.weight", gate
+        elif key.endswith("experts.gate_up_proj") and name == "mistral4":
+            yield f"blk.{layer}.ffn_gate_up_exps.weight", value
         elif key.endswith("experts.gate_up_proj"):
             for part, half in zip(("gate", "up"), np.split(value, 2, axis=1)):
                 yield f"blk.{layer}.ffn_{part}_exps.weight", half
@@ -258,7 +269,7 @@ def write_routing(writer, name, config):
         writer.add_expert_feed_forward_length(config.intermediate_size)
     if name == "qwen2moe" or name in HYBRIDS:
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    if name in ("glm4moe", *ARCHITECTURES.keys() - {"mixtral"}):
+    if name in ("glm4moe", *LATENTS):
         writer.add_leading_dense_block_count(config.first_k_dense_replace)
         writer.add_expert_shared_count(config.n_shared_experts)
         writer.add_expert_weights_scale(config.routed_scaling_factor)
@@ -309,6 +320,9 @@ def write_latent(writer, name, config):
     writer.add_rope_dimension_count(rope)
     if config.rope_parameters["rope_type"] == "yarn":
         writer.add_rope_scaling_yarn_log_mul(0.1 * config.rope_parameters["mscale_all_dim"])
+    if name == "mistral4":
+        writer.add_attn_temperature_scale(config.rope_parameters["llama_4_scaling_beta"])
+        writer.add_attn_temperature_length(config.rope_parameters["original_max_position_embeddings"])
 
 
 def interleaved(weight, heads):
@@ -341,7 +355,7 @@ def write(path, name, module):
     writer.add_token_types([1] * VOCAB)
     writer.add_token_merges([])
     if name in HYBRIDS:
-        write_recurrence(writer, name, config)
+        write_recurrence(writer, ARCHITECTURES[name], config)
     if hasattr(config, "num_experts_per_tok"):
         write_routing(writer, name, config)
     for key, value in tensors(name, module):
@@ -356,13 +370,40 @@ def write(path, name, module):
     return open(path, "rb").read()
 
 
+def sizes(module):
+    """What a file of it must be reported to hold, and to need: weights as the module has them, in all and of one token; bytes of
+    an F16 cache per token and of an F32 state per sequence, by the configuration."""
+    config = module.config
+    get = lambda *keys: next((getattr(config, key) for key in keys if getattr(config, key, None) is not None), None)
+    experts, used = get("num_experts", "num_local_experts", "n_routed_experts"), get("num_experts_per_tok")
+    count = lambda wanted: sum(value.numel() for key, value in weights(module) if wanted(key))
+    routed = count(lambda key: ".experts." in key)
+    kinds = get("layer_types") or []
+    recurrent = kinds.count(TURNS[0])
+    layers = config.num_hidden_layers - recurrent
+    head = get("head_dim") or config.hidden_size // config.num_attention_heads
+    cached = config.num_key_value_heads * 2 * head
+    if get("kv_lora_rank"):
+        cached = config.kv_lora_rank + config.qk_rope_head_dim
+    out = {"parameters": count(lambda key: True), "kv_bytes_per_token": 2 * layers * cached}
+    out["active"] = out["parameters"] - (routed * (experts - used) // experts if routed else 0)
+    if routed:
+        out |= {"experts": experts, "experts_used": used}
+    if recurrent:
+        keys = config.linear_num_key_heads * config.linear_key_head_dim
+        values = config.linear_num_value_heads * config.linear_value_head_dim
+        convolution = (config.linear_conv_kernel_dim - 1) * (2 * keys + values)
+        out["state_bytes"] = 4 * recurrent * (convolution + values * config.linear_key_head_dim)
+    return out
+
+
 def main():
     if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--check"]):
         sys.exit(__doc__)
     out, check = sys.argv[1], len(sys.argv) == 3
     ids = np.random.default_rng(0).integers(3, VOCAB, TOKENS).tolist()
     long_ids = np.random.default_rng(1).integers(3, VOCAB, LONG).tolist()
-    faults = []
+    faults, counted = [], {}
     if not check:
         json.dump(ids, open(f"{out}/ids.json", "w"))
         json.dump({"ids": long_ids, "rows": LONG_ROWS}, open(f"{out}/long.json", "w"))
@@ -370,6 +411,7 @@ def main():
         faults.append("ids.json or long.json differs")
     for number, name in [*enumerate(MODELS), *enumerate(LATENTS, 8), *enumerate(HYBRIDS, 100)]:
         module = model(name, number)
+        counted[name] = sizes(module)
         with torch.no_grad():
             found = {name: module(torch.tensor([ids])).logits[0].numpy()}
             if name == "phi3":
@@ -390,6 +432,10 @@ def main():
             golden = np.load(f"{out}/{key}.npy")
             if golden.shape != logits.shape or abs(golden - logits).max() > 1e-5 * np.ptp(golden):
                 faults.append(f"{key}.npy differs")
+    if not check:
+        json.dump(counted, open(f"{out}/sizes.json", "w"), indent=1)
+    elif json.load(open(f"{out}/sizes.json")) != counted:
+        faults.append("sizes.json differs")
     print("\n".join(faults) or f"{', '.join(ALL)}: {'all as in' if check else 'written to'} {out}")
     sys.exit(bool(faults))
 

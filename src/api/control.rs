@@ -8,6 +8,7 @@
 //! | `POST /control/v1/models` | [`LoadFile`] | [`ModelStatus`]: adds a model that no configuration names and loads it |
 //! | `POST /control/v1/models/{id}/load` | | [`ModelStatus`]; 202 at once, `?wait=true` answers when ready or failed |
 //! | `POST /control/v1/models/{id}/unload` | | [`ModelStatus`]; waits for running streams, `?force=true` cuts them |
+//! | `GET /control/v1/models/{id}/experts` | | [`ExpertChoices`]: how often each expert was chosen; 404 without experts |
 //! | `POST /control/v1/reload` | | [`Reloaded`]: reads the configuration file again |
 //! | `GET /control/v1/vault` | | [`VaultImages`]: weights that are kept for the next worker |
 //! | `POST /control/v1/vault/verify?id=ID` | | [`VaultImages`]: compares checksums, of all without `id` |
@@ -138,6 +139,69 @@ pub struct ModelInfo {
     /// Bytes of the weights' memory on each NUMA node, as the kernel placed them.
     #[serde(default)]
     pub nodes: Vec<NodeBytes>,
+}
+
+/// How often each expert of a loaded model was chosen since its worker started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExpertChoices {
+    /// Experts that a token uses in each layer.
+    pub used: usize,
+    /// The layers that have experts.
+    pub layers: Vec<LayerChoices>,
+}
+
+/// How often each expert of a layer was chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LayerChoices {
+    /// The layer's number in the model, from 0.
+    pub layer: usize,
+    /// By expert.
+    pub chosen: Vec<u64>,
+}
+
+/// What a layer's choices look like. Shares are of all its choices; equal use gives each expert `1 / experts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Skew {
+    /// Share of the expert that was chosen least.
+    pub min: f64,
+    /// Of the one in the middle.
+    pub median: f64,
+    /// Of the one that was chosen most.
+    pub max: f64,
+    /// How many times its equal share the most chosen one has: 1 when all are used alike.
+    pub skew: f64,
+    /// Experts never chosen.
+    pub unused: usize,
+}
+
+impl LayerChoices {
+    /// Choices in all.
+    pub fn total(&self) -> u64 {
+        self.chosen.iter().sum()
+    }
+
+    /// Zeros while nothing was chosen.
+    pub fn skew(&self) -> Skew {
+        let (total, count) = (self.total(), self.chosen.len());
+        let mut sorted = self.chosen.clone();
+        sorted.sort_unstable();
+        let unused = sorted.iter().filter(|&&chosen| chosen == 0).count();
+        let (Some(&least), Some(&most)) = (sorted.first(), sorted.last()) else { return Skew::default() };
+        if total == 0 {
+            return Skew { unused, ..Skew::default() };
+        }
+        let share = |chosen: u64| chosen as f64 / total as f64;
+        let median = (share(sorted[(count - 1) / 2]) + share(sorted[count / 2])) / 2.0;
+        Skew { min: share(least), median, max: share(most), skew: share(most) * count as f64, unused }
+    }
+
+    /// The experts that were chosen most, with their shares, best first; of equals the first.
+    pub fn top(&self, count: usize) -> Vec<(usize, f64)> {
+        let total = self.total().max(1) as f64;
+        let mut order: Vec<usize> = (0..self.chosen.len()).filter(|&expert| self.chosen[expert] > 0).collect();
+        order.sort_by_key(|&expert| std::cmp::Reverse(self.chosen[expert]));
+        order.into_iter().take(count).map(|expert| (expert, self.chosen[expert] as f64 / total)).collect()
+    }
 }
 
 /// Memory on pages of one size.

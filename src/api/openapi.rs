@@ -97,6 +97,7 @@ pub enum Refusals {
         paths::add,
         paths::load,
         paths::unload,
+        paths::experts,
         paths::reload,
         paths::vault,
         paths::verify,
@@ -124,7 +125,7 @@ pub fn document() -> Result<String, serde_json::Error> {
 /// Endpoints of the daemon, described here because the document has one place.
 #[allow(dead_code, reason = "they only carry the descriptions")]
 mod paths {
-    use super::super::control::{Evicted, LoadFile, ModelStatus, Reloaded, Status, VaultImages};
+    use super::super::control::{Evicted, ExpertChoices, LoadFile, ModelStatus, Reloaded, Status, VaultImages};
     use super::super::wire::models::Health;
     use super::{Failures, Refusals};
 
@@ -171,6 +172,10 @@ mod paths {
         ("id" = String, Path), ("force" = Option<bool>, Query, description = "Cut running streams")),
         responses((status = 200, description = "Unloaded", body = ModelStatus), Refusals))]
     fn unload() {}
+
+    #[utoipa::path(get, path = "/control/v1/models/{id}/experts", tag = "control", params(("id" = String, Path)),
+        responses((status = 200, description = "How often each expert was chosen", body = ExpertChoices), Refusals))]
+    fn experts() {}
 
     #[utoipa::path(post, path = "/control/v1/reload", tag = "control", responses(
         (status = 200, description = "The configuration was read again", body = Reloaded), Refusals))]

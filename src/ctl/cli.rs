@@ -4,7 +4,8 @@ use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
 use super::{
-    bench, chat, demo, doctor, documents, inspect, load, models, offline, textcmds, topology, tune, vault, watch,
+    bench, chat, demo, doctor, documents, experts, inspect, load, models, offline, selftest, textcmds, topology, tune,
+    vault, watch,
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
@@ -92,6 +93,8 @@ pub enum FileCommand {
     ParseChat(textcmds::ParseChat),
     /// Write the logits of a token sequence as a NumPy file
     Logits(offline::LogitsArgs),
+    /// Compare a model's ways to the same logits with each other and with slow reference code; exit status 1 when some differ
+    Selftest(selftest::SelftestArgs),
     /// Measure speed: of a file, of a known shape, or all goals against the limits of this host
     Bench(Box<bench::BenchArgs>),
     /// Examine the host and the configuration: what was found, why it matters, what to do
@@ -117,6 +120,10 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
     };
     let out = Output::new(cli.global.json, cli.global.color);
     let done = match cli.command {
+        Command::File(FileCommand::Selftest(args)) if !args.is_file() => {
+            let client = Client::new(cli.global.socket.unwrap_or_else(crate::config::client_socket));
+            with_runtime(async { selftest::run_served(&client, &args, out).await })
+        }
         Command::File(command) => on_file(command, others, out),
         Command::Daemon(DaemonCommand::Status(args)) if args.topology => topology::show(out),
         Command::Daemon(command) => with_runtime(with_daemon(command, cli.global.socket, out)),
@@ -149,6 +156,9 @@ fn report(error: &Error) -> ExitCode {
 async fn with_daemon(command: DaemonCommand, socket: Option<PathBuf>, out: Output) -> Result<(), Error> {
     let client = Client::new(socket.unwrap_or_else(crate::config::client_socket));
     match command {
+        DaemonCommand::Status(models::StatusArgs { experts: Some(model), .. }) => {
+            experts::show(&client, model.as_deref(), out).await
+        }
         DaemonCommand::Status(_) => models::status(&client, out).await,
         DaemonCommand::Ps => models::ps(&client, out).await,
         DaemonCommand::Load(args) => load::load(&client, args, out).await,
@@ -181,6 +191,7 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
                 false => out.line(&format!("{}: float32 [{tokens}, {vocab}]", written.output.display()))?,
             }
         }
+        FileCommand::Selftest(args) => selftest::run(&args, out)?,
         FileCommand::Bench(args) => bench::run(&args, out)?,
         FileCommand::Doctor(args) => doctor::run(&args, out)?,
         FileCommand::Tune(args) => tune::run(&args, out)?,
@@ -204,8 +215,8 @@ mod tests {
     /// A default of another type than its field shows only when a command line is read.
     #[test]
     fn every_command_is_read() {
-        let lines = "status --topology;ps;load m;unload m;chat m;complete m;health;logs;events;reload;vault;demo;inspect f;tokenize f;\
-                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;bench f;doctor;tune;completions bash;man";
+        let lines = "status --experts m;ps;load m;unload m;chat m;complete m;health;logs;events;reload;vault;demo;inspect f;tokenize f;\
+                     detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;selftest f;bench f;doctor;tune;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {
             let words = std::iter::once("omnictl").chain(line.split_whitespace());

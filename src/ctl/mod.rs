@@ -9,6 +9,7 @@ pub mod demo; // the whole path in one command
 pub mod doctor; // is this host fit: one line per check, without a daemon
 pub mod documents; // man pages, shell completions
 pub mod error; // what went wrong, and the exit status for it
+pub mod experts; // status --experts: how evenly a model uses its experts
 pub mod inspect; // what a GGUF file holds, without a daemon
 pub mod load; // load, unload
 pub mod models; // status, ps, health
@@ -16,6 +17,7 @@ pub mod offline; // logits and perplexity of a file, without a daemon
 pub mod output; // tables, colours, sizes and times for people
 pub mod progress; // the bar while a model loads
 mod root; // the host's files below a root directory
+pub mod selftest; // a model's own passes against each other and the reference, a line per check
 pub mod sse; // server-sent events from bytes
 mod sysctl; // kernel settings with their reasons
 pub mod textcmds; // tokenize, detokenize, render, parse-chat, without a daemon

@@ -13,11 +13,14 @@ use http::Method;
 pub const STATUS: &str = "/control/v1/status";
 
 /// Options of `status`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
     /// Draw the host instead: sockets, NUMA nodes, caches, cores and limits; asks no daemon
     #[arg(long)]
     pub topology: bool,
+    /// Show how often each expert of a model was chosen, layer by layer; without MODEL of all loaded ones
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, conflicts_with = "topology")]
+    pub experts: Option<Option<String>>,
 }
 
 /// Show the daemon and every model it knows

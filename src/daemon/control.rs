@@ -45,7 +45,7 @@ pub async fn route(
         None => (None, ""),
     };
     let allowed = match (path, model, action) {
-        ("status" | "events" | "logs", ..) | (_, Some(_), "") => "GET, HEAD",
+        ("status" | "events" | "logs", ..) | (_, Some(_), "" | "experts") => "GET, HEAD",
         ("models", ..) => "GET, HEAD, POST",
         ("vault", ..) => "GET, HEAD",
         ("reload" | "vault/verify" | "vault/evict", ..) | (_, Some(_), "load" | "unload") => "POST",
@@ -60,6 +60,7 @@ pub async fn route(
         let model = find(app, name)?;
         return match action {
             "load" => load(app, &model, query.flag("wait")?).await,
+            "experts" => experts(&model),
             "unload" => Ok(unload(app, &model, query.flag("force")?).await),
             _ => Ok(json(StatusCode::OK, &model.status())),
         };
@@ -166,6 +167,17 @@ async fn answer_load(app: &App, model: &Arc<Model>, wait: bool) -> Result<Respon
     }
     let done = wait || status.state == ModelState::Ready;
     Ok(json(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &status))
+}
+
+fn experts(model: &Model) -> Result<Response<Body>, ApiError> {
+    let none = || {
+        let what = match model.state() {
+            ModelState::Ready => "it has no experts, or has told of none yet",
+            _ => "it is not loaded",
+        };
+        ApiError::not_found(format!("no choices of experts are known of '{}': {what}", model.id()))
+    };
+    Ok(json(StatusCode::OK, &model.experts().ok_or_else(none)?))
 }
 
 async fn unload(app: &App, model: &Arc<Model>, force: bool) -> Response<Body> {

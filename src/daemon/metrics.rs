@@ -3,7 +3,7 @@
 
 use super::model::Model;
 use super::router::App;
-use crate::api::control::{ModelState, Stats};
+use crate::api::control::{ExpertChoices, ModelState, Skew, Stats};
 use crate::api::error::ApiError;
 use crate::api::http::{Body, with_type};
 use http::{Response, StatusCode};
@@ -53,6 +53,7 @@ struct Figures {
     state_bytes: u64,
     load_seconds: f64,
     stats: Stats,
+    experts: Option<ExpertChoices>,
 }
 
 impl Figures {
@@ -71,6 +72,7 @@ impl Figures {
             state_bytes: info.state_bytes,
             load_seconds: status.load_seconds.unwrap_or_default(),
             stats: model.totals(),
+            experts: model.experts(),
         }
     }
 }
@@ -155,6 +157,43 @@ impl Scrape {
     }
 }
 
+/// What is shown of each layer's experts: a few numbers, however many experts there are.
+type OfLayer = (&'static str, &'static str, fn(&Skew) -> f64);
+
+const EXPERT_GAUGES: [OfLayer; 4] = [
+    ("model_expert_share_min", "Share of a layer's choices that its least chosen expert has", |s| s.min),
+    ("model_expert_share_median", "Share that its middle expert has", |s| s.median),
+    ("model_expert_share_max", "Share that its most chosen expert has", |s| s.max),
+    ("model_experts_unused", "Experts of a layer that were never chosen", |s| s.unused as f64),
+];
+
+impl Scrape {
+    /// By model and layer, since the worker started.
+    fn experts(&self, encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let known = self.models.iter().filter_map(|model| Some((model.id.as_str(), model.experts.as_ref()?)));
+        let rows = || known.clone().flat_map(|(id, experts)| experts.layers.iter().map(move |layer| (id, layer)));
+        if rows().next().is_none() {
+            return Ok(());
+        }
+        let help = "Choices of experts in a layer, since the model was loaded";
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor("model_expert_choices", help, None, kind)?;
+        for (id, layer) in rows() {
+            let labels = [("model", id), ("layer", &*layer.layer.to_string())];
+            ConstCounter::new(layer.total()).encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, value) in EXPERT_GAUGES {
+            let kind = ConstGauge::new(0.0).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (id, layer) in rows() {
+                let labels = [("model", id), ("layer", &*layer.layer.to_string())];
+                ConstGauge::new(value(&layer.skew())).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         self.daemon(&mut encoder)?;
@@ -176,6 +215,6 @@ impl Collector for Scrape {
                 ConstCounter::new(value(model)).encode(family.encode_family(&[("model", model.id.as_str())])?)?;
             }
         }
-        Ok(())
+        self.experts(&mut encoder)
     }
 }

@@ -4,7 +4,7 @@
 use super::logs::Logs;
 use super::process::Program;
 use super::supervisor;
-use crate::api::control::{Event, ModelInfo, ModelState, ModelStatus, Progress, Stats};
+use crate::api::control::{Event, ExpertChoices, ModelInfo, ModelState, ModelStatus, Progress, Stats};
 use crate::config;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,6 +81,8 @@ pub(super) struct Facts {
     pub retry_at: Option<Instant>,
     pub info: Option<ModelInfo>,
     pub stats: Option<Stats>,
+    /// The living worker's last report of them.
+    pub experts: Option<ExpertChoices>,
     /// Counters of workers that are gone.
     pub past: Stats,
     /// Where the ready worker serves.
@@ -243,6 +245,11 @@ impl Model {
     pub fn totals(&self) -> Stats {
         let facts = self.facts();
         add_counters(&facts.past, facts.stats.as_ref().unwrap_or(&Stats::default()))
+    }
+
+    /// How often its worker chose each expert; `None` for a model without experts, and before the worker has told.
+    pub fn experts(&self) -> Option<ExpertChoices> {
+        self.facts().experts.clone()
     }
 
     /// The model as the control API shows it.

@@ -51,7 +51,7 @@ impl Task {
                     Some(order) => self.order(order),
                     None => return,
                 },
-                event = next_event(&mut self.worker) => Some(self.event(event)),
+                event = next_event(&mut self.worker) => self.event(event),
                 () = self.model.idle.notified() => (self.model.active() == 0).then_some(Input::Idle),
                 late = tick(self.lifecycle.deadline(self.model.active())) => {
                     if late >= self.shared.settings().heartbeat_timeout / 4 {
@@ -89,8 +89,8 @@ impl Task {
     }
 
     /// Notes what a worker tells and translates it for the state machine.
-    fn event(&mut self, event: WorkerEvent) -> Input {
-        match event {
+    fn event(&mut self, event: WorkerEvent) -> Option<Input> {
+        Some(match event {
             WorkerEvent::Report(Report::Loading { progress }) => {
                 self.model.facts().progress = Some(progress);
                 self.announce();
@@ -106,6 +106,10 @@ impl Task {
                 self.model.facts().stats = Some(stats);
                 Input::Heartbeat { engine_age }
             }
+            WorkerEvent::Report(Report::Experts { choices }) => {
+                self.model.facts().experts = Some(choices);
+                return None;
+            }
             WorkerEvent::Exited(how) => {
                 if let Some(worker) = self.worker.take() {
                     // The vault hears of it by itself, but perhaps only after whoever waits for this end.
@@ -116,9 +120,10 @@ impl Task {
                 // Twice, the second time with nothing: the counters stay, the figures of the moment do not.
                 facts.past = add_counters(&add_counters(&facts.past, &last), &Stats::default());
                 facts.pid = None;
+                facts.experts = None;
                 Input::Exited(how)
             }
-        }
+        })
     }
 
     fn ready(&mut self, info: ModelInfo) {

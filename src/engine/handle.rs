@@ -3,6 +3,7 @@
 use super::shared::Shared;
 use super::stream::Submission;
 use super::{Event, Request, Stats, SubmitError};
+use crate::exec::RoutingCounts;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,12 +24,18 @@ struct Inner {
     /// `None` once the handle shuts down. Dropping it tells the thread to stop.
     inbox: Mutex<Option<SyncSender<Submission>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    routing: Option<Arc<RoutingCounts>>,
 }
 
 impl Handle {
-    pub(super) fn new(shared: Arc<Shared>, inbox: SyncSender<Submission>, thread: JoinHandle<()>) -> Handle {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inbox: SyncSender<Submission>,
+        thread: JoinHandle<()>,
+        routing: Option<Arc<RoutingCounts>>,
+    ) -> Handle {
         let (inbox, thread) = (Mutex::new(Some(inbox)), Mutex::new(Some(thread)));
-        Handle { inner: Arc::new(Inner { shared, inbox, thread }) }
+        Handle { inner: Arc::new(Inner { shared, inbox, thread, routing }) }
     }
 
     /// Queues a request. Dropping the receiver cancels it. The channel is bounded: a reader that is slow stalls its own
@@ -64,6 +71,11 @@ impl Handle {
     /// Figures now; cheap, never waits for the engine.
     pub fn stats(&self) -> Stats {
         self.inner.shared.stats()
+    }
+
+    /// How often each expert was chosen since the start; `None` for a model without. Never waits for the engine.
+    pub fn routing(&self) -> Option<&RoutingCounts> {
+        self.inner.routing.as_deref()
     }
 
     /// Context per sequence in tokens.

@@ -275,19 +275,19 @@ fn start(
     // The pool counts the thread that uses it, so it is made where it is used.
     let start = move || match Executor::new(weights, &exec_options) {
         Ok(exec) => {
-            let _ = started.send(Ok((exec.threads(), exec.isa())));
+            let _ = started.send(Ok((exec.threads(), exec.isa(), exec.routing_counts())));
             Engine::new(exec, limits, submissions, own).run();
         }
         Err(error) => drop(started.send(Err(error))),
     };
     let thread = std::thread::Builder::new().name("engine".into()).spawn(start).map_err(OpenError::Thread)?;
-    let (threads, isa) = outcome.recv().map_err(|_| OpenError::Died)??;
+    let (threads, isa, routing) = outcome.recv().map_err(|_| OpenError::Died)??;
     (facts.threads, facts.isa) = (threads, isa.to_string());
     if let Some(asked) = options.threads.filter(|&asked| asked > threads) {
         let why = "as many as there are CPUs, or CPU time of the control group, for it";
         facts.notes.push(format!("{threads} compute threads run instead of {asked}: {why}"));
     }
-    Ok(Handle::new(shared, inbox, thread))
+    Ok(Handle::new(shared, inbox, thread, routing))
 }
 
 fn facts(hparams: &Hparams, parameters: u64, placement: &Placement, options: &EngineOptions) -> ModelFacts {

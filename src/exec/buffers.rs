@@ -4,6 +4,7 @@
 //! [`scratch_bytes`] counts all of them before anything is loaded, by the functions that reserve them.
 
 use super::Options;
+use super::counts::RoutingCounts;
 use super::delta::Delta;
 use super::experts::rule;
 use super::latent::{self, LatentBuffers};
@@ -17,7 +18,8 @@ pub fn scratch_bytes<T: Matrix>(model: &Model<T>, options: &Options, threads: us
     let rows = Buffers::bytes(h, options.max_rows, options.max_logit_rows);
     let acts = acts_size(model, options).bytes();
     let attention = attention_size(h, options).bytes(threads);
-    rows.saturating_add(acts).saturating_add(attention).saturating_add(latent::made_bytes(model, options))
+    let made = latent::made_bytes(model, options).saturating_add(RoutingCounts::bytes(h));
+    rows.saturating_add(acts).saturating_add(attention).saturating_add(made)
 }
 
 /// The largest products of a step.

@@ -24,11 +24,11 @@ pub(super) fn rule(routing: &Routing) -> RouteRule {
 
 impl Step<'_> {
     /// branch = Σ weight · down(activation(gate(branch), up(branch))) over each row's experts, and the shared ones' output
-    pub(super) fn routed(&mut self, weights: &Experts<Tensor>, routing: &Routing) {
+    pub(super) fn routed(&mut self, layer: usize, weights: &Experts<Tensor>, routing: &Routing) {
         if let Some(shared) = &weights.shared {
             self.shared(shared);
         }
-        let Step { cpu, scratch, rows, .. } = self;
+        let Step { cpu, scratch, rows, counts, .. } = self;
         let Buffers { branch, routed: Some(routed), .. } = &mut *self.buffers else {
             unreachable!("a model with experts has their buffers")
         };
@@ -37,6 +37,9 @@ impl Step<'_> {
 
         cpu.matmul(branch, &mut [product(&weights.router, scores)], scratch);
         cpu.route(scores, weights.choice_bias.as_ref(), &rule(routing), routes);
+        if let Some(counts) = counts {
+            counts.add(layer, routes);
+        }
         let pairs = routes.len();
         let (gate, up, down) = (gate.rows(pairs), up.rows(pairs), down.rows(pairs));
         // Where gate and up are one tensor, an expert's gate comes first.

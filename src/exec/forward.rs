@@ -7,7 +7,7 @@ use super::delta::Delta;
 use super::kv::KvCache;
 use super::rope::Tables;
 use super::state::StateCache;
-use super::{Batch, Executor};
+use super::{Batch, Executor, RoutingCounts};
 use crate::model::{Activation, Attention, FeedForward, Ffn, Hparams, Linear, Mixer};
 use crate::ops::{self, MatMul, Regroup, SeqSlice, Tensor, cpu};
 
@@ -23,6 +23,7 @@ pub(super) struct Step<'a> {
     pub(super) seqs: &'a [SeqSlice<'a>],
     /// Rows of the batch.
     pub(super) rows: usize,
+    pub(super) counts: Option<&'a RoutingCounts>,
 }
 
 impl Executor {
@@ -32,7 +33,7 @@ impl Executor {
     /// A batch that exceeds the limits given at the start, or names blocks or tokens that do not exist, is a bug of the
     /// caller and panics.
     pub fn forward(&mut self, batch: &Batch<'_>, after_layer: &mut dyn FnMut()) -> &[f32] {
-        let Executor { model, cpu, scratch, rope, kv, state, buffers, ups } = self;
+        let Executor { model, cpu, scratch, rope, kv, state, buffers, ups, counts } = self;
         let hparams = &model.hparams;
         let rows = batch.tokens.len();
         buffers.positions.clear();
@@ -50,7 +51,8 @@ impl Executor {
         }
 
         cpu.embed(&model.embedding, batch.tokens, hparams.embedding_scale, buffers.residual.rows(rows));
-        let mut step = Step { hparams, cpu, scratch, rope, kv, state, buffers, seqs: batch.seqs, rows };
+        let (seqs, counts) = (batch.seqs, counts.as_deref());
+        let mut step = Step { hparams, cpu, scratch, rope, kv, state, buffers, seqs, rows, counts };
         // Each kind of layer has a cache of its own, with room for no other.
         let (mut in_kv, mut in_state) = (0, 0);
         for (index, layer) in model.layers.iter().enumerate() {
@@ -70,7 +72,7 @@ impl Executor {
             step.norm(&layer.ffn_norm);
             match (&layer.ffn, &hparams.routing) {
                 (FeedForward::Dense(ffn), _) => step.feed_forward(ffn),
-                (FeedForward::Experts(experts), Some(routing)) => step.routed(experts, routing),
+                (FeedForward::Experts(experts), Some(routing)) => step.routed(index, experts, routing),
                 (FeedForward::Experts(_), None) => unreachable!("experts are bound by their routing"),
             }
             step.post_norm(layer.ffn_post_norm.as_ref());

@@ -240,7 +240,7 @@ impl Step<'_> {
     fn query_and_latent(&mut self, weights: &Latent<Tensor>, dims: &LatentDims) {
         let Step { hparams: h, cpu, scratch, rope, rows, .. } = self;
         let rows = *rows;
-        let Buffers { branch, q, k, angles, latent: Some(latent), .. } = &mut *self.buffers else {
+        let Buffers { branch, q, k, angles, positions, latent: Some(latent), .. } = &mut *self.buffers else {
             unreachable!("a model with latent attention has its buffers")
         };
         let (branch, q, k) = (branch.rows(rows), q.rows(rows), k.rows(rows));
@@ -255,6 +255,9 @@ impl Step<'_> {
         }
         cpu.rms_norm_first(k, dims.cached(), &weights.kv_norm, h.rms_eps);
         cpu.rope_last(q, h.heads, dims.key(), angles, &rope.all);
+        if let Some(growth) = &h.query_growth {
+            cpu.grow_queries(q, positions, growth.scale, growth.every);
+        }
         cpu.rope_last(k, 1, dims.cached(), angles, &rope.all);
     }
 

@@ -7,11 +7,13 @@
 //! there the cut, which depends on what else is in the batch, shows in the last bits.)
 
 mod buffers;
+mod counts;
 mod delta;
 mod experts;
 mod forward;
 mod kv;
 mod latent;
+mod reference;
 mod rope;
 mod solo;
 mod state;
@@ -20,6 +22,7 @@ pub use crate::ops::cpu::{Layouts, Options as CpuOptions};
 pub use crate::ops::profile::Entry as ProfileEntry;
 pub use crate::ops::{KV_BLOCK, SeqSlice, StateSave};
 pub use buffers::scratch_bytes;
+pub use counts::RoutingCounts;
 pub use kv::{KvType, kv_bytes};
 pub use solo::{Solo, Wanted};
 pub use state::state_bytes;
@@ -30,6 +33,8 @@ use crate::quant::DType;
 use buffers::Buffers;
 use kv::KvCache;
 use state::StateCache;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Why a model cannot be made ready to run.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +121,28 @@ pub struct StateUse {
     pub save: Option<StateSave>,
 }
 
+/// The same model, each matrix with the factor that the file has beside it.
+fn scaled(model: Model<Tensor>) -> Result<Model<Tensor>, Error> {
+    // A matrix is followed by its bias and its factor.
+    let (mut factors, mut nth, mut matrix) = (HashMap::new(), 0usize, 0);
+    model.for_each(|path, tensor| {
+        match path {
+            "layers.scale" => drop(factors.insert(matrix, tensor.to_f32().into_owned())),
+            _ if path.ends_with(".weight") => matrix = nth,
+            _ => {}
+        }
+        nth += 1;
+    });
+    let mut nth = 0;
+    model.try_map(|_, tensor| {
+        nth += 1;
+        Ok(match factors.get(&(nth - 1)) {
+            Some(factors) => tensor.scaled(factors)?,
+            None => tensor,
+        })
+    })
+}
+
 /// A model ready to run.
 pub struct Executor {
     model: Model<Tensor>,
@@ -127,6 +154,8 @@ pub struct Executor {
     buffers: Buffers,
     /// Of layers with latent attention, in order; they are all or none.
     ups: Vec<latent::Up>,
+    /// Of models with experts.
+    counts: Option<Arc<RoutingCounts>>,
 }
 
 impl Executor {
@@ -135,6 +164,7 @@ impl Executor {
     /// # Errors
     /// [`Error`] when threads or memory are refused or a CPU option is wrong.
     pub fn new(model: Model<Tensor>, options: &Options) -> Result<Executor, Error> {
+        let model = scaled(model)?;
         let mut cpu = cpu::Cpu::new(&options.cpu)?;
         cpu.reserve_attention(&buffers::attention_size(&model.hparams, options));
         let scratch = cpu::Scratch::with_size(&buffers::acts_size(&model, options));
@@ -143,7 +173,8 @@ impl Executor {
         let state = StateCache::new(&model.hparams, options.state_slots)?;
         let buffers = Buffers::new(&model.hparams, options.max_rows, options.max_logit_rows);
         let ups = latent::ups(&model, options, &cpu)?;
-        Ok(Executor { model, cpu, scratch, rope, kv, state, buffers, ups })
+        let counts = RoutingCounts::new(&model.hparams).map(Arc::new);
+        Ok(Executor { model, cpu, scratch, rope, kv, state, buffers, ups, counts })
     }
 
     /// The model's numbers.
@@ -159,6 +190,11 @@ impl Executor {
     /// Kernels in use.
     pub fn isa(&self) -> &'static str {
         self.cpu.isa()
+    }
+
+    /// How often each expert was chosen; `None` for a model without.
+    pub fn routing_counts(&self) -> Option<Arc<RoutingCounts>> {
+        self.counts.clone()
     }
 
     /// Begins or stops to note what each operation of a step takes.
@@ -215,6 +251,7 @@ impl Executor {
     /// Bytes of the step buffers; see [`scratch_bytes`].
     pub fn buffer_bytes(&self) -> u64 {
         let made: u64 = self.ups.iter().map(latent::Up::reserved).sum();
-        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved() + made
+        let counts = self.counts.as_ref().map_or(0, |counts| counts.reserved());
+        self.buffers.reserved() + self.scratch.reserved() + self.cpu.reserved() + made + counts
     }
 }

@@ -37,19 +37,34 @@ impl<'a> Binder<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<Option<TensorInfo>, Error> {
+        let Some(tensor) = self.scaled_matrix(name, rows, cols)? else { return Ok(None) };
+        // Left out it would be a silent error: the weights are off by that factor.
+        if let Some(stem) = name.strip_suffix(".weight")
+            && let Some(scale) = scale_names(stem).iter().find(|scale| self.tensors.contains_key(scale.as_str()))
+        {
+            return Err(not_applied(scale.clone(), &tensor));
+        }
+        Ok(Some(tensor))
+    }
+
+    /// A matrix whose factor, where it has one, is taken besides.
+    fn scaled_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<TensorInfo>, Error> {
         let Some(tensor) = self.take(name, &[cols as u64, rows as u64])? else { return Ok(None) };
         if !tensor.dtype.is_supported() {
             return Err(undecodable(&tensor));
         }
-        // Left out it would be a silent error: the weights are off by that factor.
-        let scale = name.strip_suffix("weight").map(|stem| format!("{stem}scale"));
-        if scale.is_some_and(|scale| self.tensors.contains_key(scale.as_str())) {
-            return Err(wrong_type(
-                &tensor,
-                "its factor for the whole tensor (.scale) cannot be applied by this build",
-            ));
-        }
         Ok(Some(tensor))
+    }
+
+    /// The factors of `matrices` matrices. Those for activations of another engine (`.input_scale`) have no meaning here.
+    fn scale(&mut self, name: &str, matrices: usize) -> Result<Option<TensorInfo>, Error> {
+        self.tensors.remove(format!("{name}.input_scale").as_str());
+        for name in scale_names(name) {
+            if let Some(scale) = self.optional_vector(&name, matrices)? {
+                return Ok(Some(scale));
+            }
+        }
+        Ok(None)
     }
 
     /// An F32 vector: a norm's weight or a bias.
@@ -75,7 +90,7 @@ impl<'a> Binder<'a> {
         Ok(tensor)
     }
 
-    /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]`.
+    /// `{name}.weight` `[rows, cols]` with `{name}.bias` `[rows]` and `{name}.scale` `[1]`.
     pub(super) fn linear(
         &mut self,
         name: &str,
@@ -83,13 +98,15 @@ impl<'a> Binder<'a> {
         cols: usize,
         bias: Bias,
     ) -> Result<Linear<TensorInfo>, Error> {
-        let weight = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let weight_name = format!("{name}.weight");
+        let weight = self.scaled_matrix(&weight_name, rows, cols)?.ok_or_else(|| missing(&weight_name))?;
+        let scale = self.scale(name, 1)?;
         let bias_name = format!("{name}.bias");
         let found = self.optional_vector(&bias_name, rows)?;
         if found.is_none() && bias == Bias::Required {
             return Err(missing(&bias_name));
         }
-        Ok(Linear { weight, bias: found })
+        Ok(Linear { weight, bias: found, scale })
     }
 
     /// `{name}.weight` `[Σ rows, cols]` and its bias, where the file has one, cut to matrices that stand one below the
@@ -113,7 +130,7 @@ impl<'a> Binder<'a> {
             let weight = cut(&whole.weight, "weight", vec![cols as u64, rows as u64]);
             let bias = whole.bias.as_ref().map(|bias| cut(bias, "bias", vec![rows as u64]));
             first += rows;
-            Linear { weight, bias }
+            Linear { weight, bias, scale: whole.scale.clone() }
         }))
     }
 
@@ -126,6 +143,21 @@ impl<'a> Binder<'a> {
         cols: usize,
     ) -> Result<Linear<TensorInfo>, Error> {
         self.optional_stack(name, matrices, rows, cols)?.ok_or_else(|| missing(&format!("{name}.weight")))
+    }
+
+    /// The matrices alone; a file that has factors beside them is refused.
+    pub(super) fn plain_stack(
+        &mut self,
+        name: &str,
+        matrices: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TensorInfo, Error> {
+        let Linear { weight, scale, .. } = self.stack(name, matrices, rows, cols)?;
+        match scale {
+            None => Ok(weight),
+            Some(scale) => Err(not_applied(scale.name, &weight)),
+        }
     }
 
     /// As [`Binder::stack`], `None` where the file has no such weight.
@@ -145,7 +177,8 @@ impl<'a> Binder<'a> {
         if let Some(bias) = bias.as_ref().filter(|bias| bias.dtype != DType::F32) {
             return Err(wrong_type(bias, NOT_F32));
         }
-        Ok(Some(Linear { weight, bias }))
+        let scale = self.scale(name, matrices as usize)?;
+        Ok(Some(Linear { weight, bias, scale }))
     }
 
     /// The tensor of that name, its shape checked. Trailing dimensions of 1 do not count.
@@ -168,11 +201,21 @@ impl<'a> Binder<'a> {
     }
 }
 
+/// What files call the factor of `{name}.weight`.
+fn scale_names(name: &str) -> [String; 2] {
+    [format!("{name}.scale"), format!("{name}.weight.scale")]
+}
+
 fn missing(name: &str) -> Error {
     Error::MissingTensor { tensor: name.into() }
 }
 
 const NOT_F32: &str = "norms, biases, factors and convolutions must be F32";
+
+fn not_applied(scale: String, weight: &TensorInfo) -> Error {
+    let problem = "a factor for the whole of this tensor cannot be applied; convert it with another type";
+    Error::Type { tensor: scale, dtype: weight.dtype, problem }
+}
 
 fn undecodable(tensor: &TensorInfo) -> Error {
     wrong_type(tensor, "this build has no decoder for it; choose another quantisation")

@@ -1,4 +1,4 @@
-//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash: multi-head latent attention (MLA, arXiv 2405.04434), a few
+//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash, Mistral Large 3; `mistral4`: Mistral Small 4. Multi-head latent attention (MLA, arXiv 2405.04434), a few
 //! dense layers, then routed experts beside shared ones. Layers for predicting further tokens at the end
 //! (`nextn_predict_layers`) are not bound.
 //!
@@ -114,8 +114,8 @@ fn latent(b: &mut Binder, h: &Hparams, d: &LatentDims, i: usize) -> Result<Laten
         kv_up: match whole {
             Some(whole) => KeyValueUp::Whole(whole),
             None => KeyValueUp::Split {
-                key: b.stack(&at("attn_k_b"), h.heads, d.kv_rank, d.nope)?.weight,
-                value: b.stack(&at("attn_v_b"), h.heads, d.value, d.kv_rank)?.weight,
+                key: b.plain_stack(&at("attn_k_b"), h.heads, d.kv_rank, d.nope)?,
+                value: b.plain_stack(&at("attn_v_b"), h.heads, d.value, d.kv_rank)?,
             },
         },
         output: b.linear(&at("attn_output"), h.d_model, h.heads * d.value, Bias::Optional)?,

@@ -12,7 +12,11 @@ pub enum Error {
     #[error(transparent)]
     Metadata(#[from] gguf::Error),
     /// Another architecture than those this build runs.
-    #[error("architecture {found:?} (general.architecture) is not supported; supported are {}", known())]
+    #[error(
+        "architecture {found:?} (general.architecture) is not supported{}; supported are {}",
+        nearest(found),
+        known()
+    )]
     UnknownArchitecture {
         /// The file's.
         found: String,
@@ -61,6 +65,16 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+}
+
+fn nearest(found: &str) -> String {
+    match super::nearest::nearest(found) {
+        Some((nearest, "")) => format!(", the nearest known one is {}", nearest.name()),
+        Some((nearest, other)) => {
+            format!(", the nearest known one is {}, from which it differs: {other}", nearest.name())
+        }
+        None => String::new(),
+    }
 }
 
 fn known() -> String {

@@ -68,13 +68,15 @@ impl Keys<'_> {
     /// How queries grow with their position.
     pub(super) fn query_growth(&self) -> Result<Option<QueryGrowth>, Error> {
         const SCALE: &str = "attention.temperature_scale";
-        const EVERY: &str = "rope.scaling.original_context_length";
+        const LENGTH: &str = "attention.temperature_length";
+        const ORIGINAL: &str = "rope.scaling.original_context_length";
         match self.get::<f32>(SCALE)? {
             None | Some(0.0) => Ok(None),
             Some(_) => {
                 let scale = self.positive_float(SCALE, None)?;
+                let every = self.positive(if self.get::<u32>(LENGTH)?.is_some() { LENGTH } else { ORIGINAL })?;
                 // The cast is exact: counts are read as u32.
-                Ok(Some(QueryGrowth { scale, every: self.positive(EVERY)? as u32 }))
+                Ok(Some(QueryGrowth { scale, every: every as u32 }))
             }
         }
     }
@@ -100,6 +102,11 @@ impl Architecture {
                 | Architecture::Qwen3
                 | Architecture::Qwen35
         )
+    }
+
+    /// Whether its attention is over a latent.
+    pub(super) fn has_latent(self) -> bool {
+        matches!(self, Architecture::Deepseek2 | Architecture::Mistral4)
     }
 
     /// Of its feed-forward layers.

@@ -38,7 +38,7 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
     let d_model = keys.positive("embedding_length")?;
     let heads = keys.positive("attention.head_count")?;
     let context = keys.positive("context_length")?;
-    let latent = (architecture == Architecture::Deepseek2).then(|| keys.latent(context)).transpose()?;
+    let latent = architecture.has_latent().then(|| keys.latent(architecture, context)).transpose()?;
     let (kv_heads, key_dim, value_dim) = match &latent {
         Some(latent) => (1, latent.cached(), latent.kv_rank),
         None => keys.cached_heads(d_model, heads)?,
@@ -130,7 +130,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Latent attention. Where the keys' and values' lengths are those of the cache, the heads' have keys of their own.
-    fn latent(&self, context: usize) -> Result<LatentDims, Error> {
+    fn latent(&self, architecture: Architecture, context: usize) -> Result<LatentDims, Error> {
         // Of whole vectors, as every model of the kind has them.
         let multiple = |name: &str| match self.positive(name)? {
             count if count.is_multiple_of(16) => Ok(count),
@@ -147,7 +147,7 @@ impl<'a> Keys<'a> {
             let problem = format!("it must be more than the {rope} rotated dimensions (rope.dimension_count)");
             return Err(self.bad(key_name, key, problem));
         }
-        let magnitude = match (self.rope_scaling(Architecture::Deepseek2, context)?, self.yarn_log_multiplier()?) {
+        let magnitude = match (self.rope_scaling(architecture, context)?, self.yarn_log_multiplier(architecture)?) {
             (RopeScaling::Yarn { factor, .. }, Some(multiplier)) => 1.0 + multiplier * factor.max(1.0).ln(),
             _ => 1.0,
         };
@@ -162,9 +162,9 @@ impl<'a> Keys<'a> {
     }
 
     /// A tenth of DeepSeek's `mscale_all_dim`: YaRN's magnitude then is on the scores, not on what is rotated.
-    fn yarn_log_multiplier(&self) -> Result<Option<f32>, Error> {
+    fn yarn_log_multiplier(&self, architecture: Architecture) -> Result<Option<f32>, Error> {
         const NAME: &str = "rope.scaling.yarn_log_multiplier";
-        match self.get::<f32>(NAME)?.filter(|_| self.prefix == Architecture::Deepseek2.name()) {
+        match self.get::<f32>(NAME)?.filter(|_| architecture.has_latent()) {
             Some(multiplier) if !multiplier.is_finite() || multiplier < 0.0 => {
                 Err(self.bad(NAME, multiplier, "it must be a finite number and not below 0"))
             }
@@ -222,12 +222,6 @@ impl<'a> Keys<'a> {
         if let Some(cap) = self.get::<f32>(SCORE_CAP)?.filter(|&cap| cap != 0.0) {
             return Err(self.bad(SCORE_CAP, cap, "models that cap the scores of attention are not supported"));
         }
-        const GROWTH: &str = "attention.temperature_scale";
-        if let Some(scale) = self.get::<f32>(GROWTH)?.filter(|&scale| scale != 0.0)
-            && self.prefix == Architecture::Deepseek2.name()
-        {
-            return Err(self.bad(GROWTH, scale, "queries that grow with their position are not supported here"));
-        }
         Ok(())
     }
 
@@ -235,7 +229,9 @@ impl<'a> Keys<'a> {
     fn routing(&self, architecture: Architecture) -> Result<Option<Routing>, Error> {
         let experts = self.get::<u32>("expert_count")?.unwrap_or(0) as usize;
         match (architecture, experts) {
-            (Architecture::Deepseek2 | Architecture::Llama | Architecture::Mistral3, 0) => return Ok(None),
+            (Architecture::Deepseek2 | Architecture::Mistral4 | Architecture::Llama | Architecture::Mistral3, 0) => {
+                return Ok(None);
+            }
             _ if architecture.is_dense() && experts == 0 => return Ok(None),
             (_, 0) => return Err(self.bad("expert_count", 0, "this architecture needs experts")),
             _ if architecture.is_dense() => {
@@ -264,7 +260,7 @@ impl<'a> Keys<'a> {
         let gating = self.gating(architecture)?;
         // DeepSeek-V2's weights are as they are, those of its successors' sigmoids are shares of one; gpt-oss's add up to 1.
         let normalise = match architecture {
-            Architecture::Deepseek2 => gating == Gating::Sigmoid,
+            _ if architecture.has_latent() => gating == Gating::Sigmoid,
             _ => !matches!(architecture, Architecture::Qwen2Moe | Architecture::GptOss),
         };
         Ok(Some(Routing {
@@ -308,7 +304,7 @@ impl<'a> Keys<'a> {
         match self.get::<u32>("expert_gating_func")?.unwrap_or(0) {
             0 if matches!(architecture, Architecture::Glm4Moe | Architecture::MinimaxM2) => Ok(Gating::Sigmoid),
             0 if architecture == Architecture::GptOss => Ok(Gating::SoftmaxOfChosen),
-            0 if architecture == Architecture::Deepseek2 && self.choice_bias => Ok(Gating::Sigmoid),
+            0 if architecture.has_latent() && self.choice_bias => Ok(Gating::Sigmoid),
             0 | 1 => Ok(Gating::Softmax),
             2 => Ok(Gating::Sigmoid),
             3 => Ok(Gating::SoftmaxOfChosen),
@@ -384,7 +380,8 @@ impl<'a> Keys<'a> {
         }
         Ok(Rope {
             kind: match architecture {
-                Architecture::Deepseek2 | Architecture::Llama | Architecture::Mistral3 => RopeKind::Norm,
+                Architecture::Llama | Architecture::Mistral3 => RopeKind::Norm,
+                _ if architecture.has_latent() => RopeKind::Norm,
                 _ => RopeKind::Neox,
             },
             dims,
@@ -438,7 +435,7 @@ impl<'a> Keys<'a> {
         let mut attention = self.positive_float("rope.scaling.attn_factor", Some(1.0))?
             * self.positive_float("rope.scaling.yarn_attn_factor", Some(1.0))?;
         // The magnitude's second form, `(0.1 ln(s) + 1) / (0.1 · multiplier · ln(s) + 1)`.
-        if architecture != Architecture::Deepseek2 && self.get::<f32>(LOG)?.is_some_and(|log| log != 0.0) {
+        if !architecture.has_latent() && self.get::<f32>(LOG)?.is_some_and(|log| log != 0.0) {
             attention /= 0.1 * self.positive_float(LOG, None)? * factor.ln().max(0.0) + 1.0;
         }
         let extrapolation = self.get::<f32>("rope.scaling.yarn_ext_factor")?.unwrap_or(1.0);
@@ -446,7 +443,7 @@ impl<'a> Keys<'a> {
             return Err(self.bad("rope.scaling.yarn_ext_factor", extrapolation, "it must be from 0 to 1"));
         }
         // What the rotation is to be multiplied by besides is divided out.
-        let attention = match self.yarn_log_multiplier()? {
+        let attention = match self.yarn_log_multiplier(architecture)? {
             Some(_) if extrapolation > 0.0 => attention / (0.1 * factor.ln() + 1.0),
             _ => attention,
         };

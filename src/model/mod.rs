@@ -15,6 +15,7 @@ mod gpt_oss;
 mod hparams;
 mod llama;
 mod minimax;
+mod nearest;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -43,6 +44,7 @@ pub enum Architecture {
     Llama,
     MinimaxM2,
     Mistral3,
+    Mistral4,
     Phi3,
     Qwen2,
     Qwen2Moe,
@@ -55,7 +57,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 15] = [
+    pub const ALL: [Architecture; 16] = [
         Architecture::Deepseek2,
         Architecture::Gemma3,
         Architecture::Glm4Moe,
@@ -63,6 +65,7 @@ impl Architecture {
         Architecture::Llama,
         Architecture::MinimaxM2,
         Architecture::Mistral3,
+        Architecture::Mistral4,
         Architecture::Phi3,
         Architecture::Qwen2,
         Architecture::Qwen2Moe,
@@ -83,6 +86,7 @@ impl Architecture {
             Architecture::Llama => "llama",
             Architecture::MinimaxM2 => "minimax-m2",
             Architecture::Mistral3 => "mistral3",
+            Architecture::Mistral4 => "mistral4",
             Architecture::Phi3 => "phi3",
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen2Moe => "qwen2moe",
@@ -113,7 +117,7 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     let hparams = hparams::read(file, architecture)?;
     let mut binder = Binder::new(file);
     let layer: BindLayer = match architecture {
-        Architecture::Deepseek2 => deepseek2::layer,
+        Architecture::Deepseek2 | Architecture::Mistral4 => deepseek2::layer,
         Architecture::Gemma3 => gemma3::layer,
         Architecture::Glm4Moe => glm4::layer,
         Architecture::GptOss => gpt_oss::layer,
@@ -271,7 +275,7 @@ pub enum Activation {
     Clamped,
 }
 
-/// Queries at position `p` are multiplied by `1 + scale · ln(1 + ⌊p / every⌋)` (Llama 4's, Ministral 3's).
+/// Queries at position `p` are multiplied by `1 + scale · ln(1 + ⌊p / every⌋)` (Llama 4's, Ministral 3's, Mistral Large 3's).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct QueryGrowth {
@@ -378,4 +382,6 @@ pub struct Linear<T> {
     pub weight: T,
     /// `[rows]`, F32.
     pub bias: Option<T>,
+    /// `{name}.scale` F32, of a stack `[matrices]`: a factor on all that a matrix yields, its bias aside (NVFP4).
+    pub scale: Option<T>,
 }

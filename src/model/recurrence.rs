@@ -131,14 +131,14 @@ pub(super) fn delta_net(
     let at = |name: &str| format!("blk.{i}.{name}");
     let (channels, values) = (r.channels(), r.values());
     let input = match b.optional_matrix(&at("ssm_in.weight"), channels + values, d_model)? {
-        Some(weight) => DeltaInput::Grouped(Linear { weight, bias: None }),
+        Some(weight) => DeltaInput::Grouped(Linear { weight, bias: None, scale: None }),
         None => DeltaInput::Split {
             qkv: b.linear(&at("attn_qkv"), channels, d_model, Bias::Optional)?,
             gate: b.linear(&at("attn_gate"), values, d_model, Bias::Optional)?,
         },
     };
     let gates = match b.optional_matrix(&at("ssm_ba.weight"), 2 * r.value_heads, d_model)? {
-        Some(weight) => DeltaGates::Grouped(Linear { weight, bias: None }),
+        Some(weight) => DeltaGates::Grouped(Linear { weight, bias: None, scale: None }),
         None => DeltaGates::Split {
             beta: b.linear(&at("ssm_beta"), r.value_heads, d_model, Bias::Optional)?,
             alpha: b.linear(&at("ssm_alpha"), r.value_heads, d_model, Bias::Optional)?,

@@ -294,10 +294,14 @@ impl<T> Linear<T> {
         [weight, bias]: Paths,
         f: &mut impl FnMut(&'static str, T) -> Result<U, E>,
     ) -> Result<Linear<U>, E> {
-        Ok(Linear { weight: f(weight, self.weight)?, bias: self.bias.map(|t| f(bias, t)).transpose()? })
+        Ok(Linear {
+            weight: f(weight, self.weight)?,
+            bias: self.bias.map(|t| f(bias, t)).transpose()?,
+            scale: self.scale.map(|t| f("layers.scale", t)).transpose()?,
+        })
     }
 
     pub(super) fn as_ref(&self) -> Linear<&T> {
-        Linear { weight: &self.weight, bias: self.bias.as_ref() }
+        Linear { weight: &self.weight, bias: self.bias.as_ref(), scale: self.scale.as_ref() }
     }
 }

@@ -198,6 +198,11 @@ impl Routes {
         self.rows.is_empty()
     }
 
+    /// The row of a pair.
+    pub fn row(&self, pair: usize) -> usize {
+        self.rows[pair] as usize
+    }
+
     /// Rows of the batch.
     pub fn batch(&self) -> usize {
         self.rows.len() / self.used.max(1)

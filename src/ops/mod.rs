@@ -103,6 +103,16 @@ pub enum Error {
         /// Its type.
         dtype: DType,
     },
+    /// As many factors as there are matrices of equal height make no sense.
+    #[error("{name}: {factors} factors for {rows} rows")]
+    Factors {
+        /// Tensor.
+        name: String,
+        /// Of it.
+        rows: usize,
+        /// Given.
+        factors: usize,
+    },
     /// A setting of the CPU backend.
     #[error("{0}")]
     Setting(String),

@@ -24,6 +24,8 @@ pub struct Tensor {
     storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
     row_bytes: usize,
+    /// For each of the matrices that stand one below the other; they are equally high.
+    factors: Option<Arc<[f32]>>,
 }
 
 impl Tensor {
@@ -56,7 +58,7 @@ impl Tensor {
         if dtype == DType::F32 && !address.is_multiple_of(align_of::<f32>()) {
             return Err(Error::Misaligned { name: name.to_string(), address });
         }
-        Ok(Tensor { name, dtype, rows, cols, layout: Layout::Plain, storage, range, row_bytes })
+        Ok(Tensor { name, dtype, rows, cols, layout: Layout::Plain, storage, range, row_bytes, factors: None })
     }
 
     /// The same bytes taken as packed ([`quant::packed`]), which is as many.
@@ -68,6 +70,22 @@ impl Tensor {
             Some(_) => Ok(Tensor { layout: Layout::Packed, ..self }),
             None => Err(Error::NotPacked { name: self.name.to_string(), dtype: self.dtype }),
         }
+    }
+
+    /// The same weight, of as many equally high matrices as there are `factors`, each multiplied by its own.
+    ///
+    /// # Errors
+    /// [`Error::Factors`] when the rows are no multiple of their number.
+    pub fn scaled(self, factors: &[f32]) -> Result<Tensor, Error> {
+        if factors.is_empty() || !self.rows.is_multiple_of(factors.len()) {
+            return Err(Error::Factors { name: self.name.to_string(), rows: self.rows, factors: factors.len() });
+        }
+        Ok(Tensor { factors: Some(factors.into()), ..self })
+    }
+
+    /// What row `i` is multiplied by besides what its bytes say.
+    pub fn factor(&self, i: usize) -> f32 {
+        self.factors.as_ref().map_or(1.0, |factors| factors[i / (self.rows / factors.len())])
     }
 
     /// All bytes.
@@ -86,8 +104,16 @@ impl Tensor {
         in_panel.then(|| Cut::of(self.dtype)).flatten()
     }
 
-    /// Decodes row `i` to F32, `out` `[cols]`. Any layout; allocates nothing.
+    /// Decodes row `i` to F32, `out` `[cols]`, its factor included. Any layout; allocates nothing.
     pub fn decode_row(&self, i: usize, out: &mut [f32]) {
+        self.decode_plain_row(i, out);
+        if self.factors.is_some() {
+            let factor = self.factor(i);
+            out.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    fn decode_plain_row(&self, i: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.cols, "{}: out is not [{}]", self.name, self.cols);
         let Some(cut) = self.cut(i) else {
             return quant::dequantize(self.dtype, &self.bytes()[i * self.row_bytes..][..self.row_bytes], out);

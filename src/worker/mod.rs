@@ -10,6 +10,7 @@ mod load;
 pub mod protocol;
 mod vault;
 
+use crate::api::control::{ExpertChoices, LayerChoices};
 use crate::api::http::{Limits, serve};
 use crate::api::{self, Served};
 use crate::engine::Handle;
@@ -34,6 +35,8 @@ pub const EXIT_FAILED: i32 = 70;
 const GROWTH: u64 = 4 << 30;
 /// Well below the shortest `heartbeat_timeout` that a configuration may ask for.
 const HEARTBEAT: Duration = Duration::from_millis(200);
+/// Heartbeats between two reports of experts, which are long for models with many.
+const EXPERTS_EVERY: u32 = 25;
 /// Threads that serve HTTP; the engine has its own.
 const HTTP_THREADS: usize = 2;
 /// Threads that tokenize and render large requests; more would take cores from the engine.
@@ -161,13 +164,28 @@ async fn answer(listener: tokio::net::UnixListener, served: Arc<Served>, control
 async fn heartbeat(handle: &Handle, reporter: &Reporter) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut told, mut pause) = (None, 0);
     loop {
         ticks.tick().await;
         if handle.is_dead() {
             return;
         }
-        reporter.send(&Report::Heartbeat { stats: handle.stats() });
+        let stats = handle.stats();
+        let steps = Some(stats.steps_total);
+        reporter.send(&Report::Heartbeat { stats });
+        if let Some(choices) = experts(handle).filter(|_| pause == 0 && steps != told) {
+            reporter.send(&Report::Experts { choices });
+            (told, pause) = (steps, EXPERTS_EVERY);
+        }
+        pause = pause.saturating_sub(1);
     }
+}
+
+/// What the engine has counted.
+fn experts(handle: &Handle) -> Option<ExpertChoices> {
+    let routing = handle.routing()?;
+    let layers = routing.layers().map(|(layer, chosen)| LayerChoices { layer, chosen }).collect();
+    Some(ExpertChoices { used: routing.used(), layers })
 }
 
 /// A service manager signals all processes of a unit at once; it is the daemon that decides when a worker ends.

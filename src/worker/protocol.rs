@@ -1,7 +1,7 @@
 //! Daemon ↔ worker control channel: one JSON object per line over a Unix socket pair (descriptor 4 of the worker).
 //! End of file on it ends the worker; end of file from the worker tells the daemon of its death.
 
-use crate::api::control::{ModelInfo, Progress, Stats};
+use crate::api::control::{ExpertChoices, ModelInfo, Progress, Stats};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -77,5 +77,10 @@ pub enum Report {
     Heartbeat {
         /// Figures.
         stats: Stats,
+    },
+    /// At most every few seconds, when there are new ones.
+    Experts {
+        /// Since the worker started.
+        choices: ExpertChoices,
     },
 }

@@ -49,6 +49,28 @@ async fn status_and_ps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn selftest_is_a_line_per_check_and_an_exit_status() {
+    let nowhere = Path::new("/nonexistent/omni.sock");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
+    let done = run(nowhere, &["selftest", model, "-t", "1", "--long", "256"], "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert!(lines.len() >= 7 && lines.iter().all(|line| line.starts_with("ok  ")), "{done:?}");
+    assert!(lines[0].contains("reference") && lines[0].contains("NMSE") && lines[0].contains("at most"), "{done:?}");
+    assert!(lines[2].contains("the same bits, no bit may differ"), "{done:?}");
+    let done = run(nowhere, &["selftest", model, "-t", "1", "--long", "256", "--json"], "").await;
+    let report = json(&done);
+    assert_eq!((&report["ok"], &report["architecture"]), (&Value::Bool(true), &Value::from("qwen3")), "{done:?}");
+    assert_eq!(report["checks"].as_array().unwrap().len(), lines.len());
+    assert!(report["checks"][0]["difference"].as_f64().unwrap() < report["checks"][0]["bound"].as_f64().unwrap());
+    // A model's id is asked of the daemon, a path is a file.
+    assert_eq!(run(nowhere, &["selftest", "oracle"], "").await.code, 3);
+    let done = run(nowhere, &["selftest", "./oracle"], "").await;
+    assert!(done.code == 4 && done.err.contains("oracle"), "{done:?}");
+    assert_eq!(run(nowhere, &["selftest", model, "--long", "12"], "").await.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_topology_needs_no_daemon() {
     let nowhere = Path::new("/nonexistent/omni.sock");
     let done = run(nowhere, &["status", "--topology"], "").await;

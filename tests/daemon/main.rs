@@ -4,6 +4,7 @@
 
 mod attacks;
 mod control;
+mod experts;
 mod fake;
 mod harness;
 mod host;

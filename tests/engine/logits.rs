@@ -2,6 +2,7 @@
 
 use crate::support::{dequantised, executor, f32s, json, root, u32s, unpack, with_keys};
 use omni_inferd::exec::{Batch, Executor, KvType, SeqSlice, Solo, StateSave, StateUse, Wanted};
+use omni_inferd::gguf;
 use serde_json::Value;
 use std::path::Path;
 
@@ -124,9 +125,37 @@ fn f32_models_of_each_architecture_agree_with_transformers() {
     assert!(ids.len() >= 64);
     for name in ["llama", "mixtral", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "glm4moe", "minimax-m2"]
         .into_iter()
-        .chain(["deepseek-v2", "deepseek-v3", "glm-4.7-flash"])
+        .chain(["deepseek-v2", "deepseek-v3", "glm-4.7-flash", "mistral4"])
     {
         assert_transformers_golden(name, name, &ids, 96);
+    }
+}
+
+/// The models that transformers made, in llama.cpp: two referees that share no code. gemma3's GELU is a table of F16 there,
+/// 6.3e-4 of the range was measured; elsewhere at most 3e-6.
+#[test]
+fn models_of_transformers_agree_with_llama_cpp() {
+    let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
+    let goldens = json("tests/data/hf-tiny/llama-cpp.json");
+    let mut architectures = Vec::new();
+    for (name, golden) in goldens.as_object().unwrap() {
+        let packed = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
+        let changed = with_keys(&packed.path, &golden["keys"]);
+        let rows = golden["rows"].as_u64().unwrap() as usize;
+        let mut exec = executor(&changed.path, KvType::F32, 96);
+        let found = logits(&mut exec, &ids[..rows], rows);
+        for (row, key) in [(0, "logits_pos0"), (rows - 1, "logits_last")] {
+            let expected = f32s(&golden[key]);
+            let difference = max_difference(&found[row], &expected) / range(&expected);
+            println!("{name} {key}: off by {difference:.1e} of the range");
+            assert!(difference <= if name == "gemma3" { 1e-3 } else { 2e-5 }, "{name} {key}: off by {difference}");
+        }
+        architectures.push(exec.hparams().architecture);
+    }
+    // gpt-oss is compared in another shape: `tests/data/tiny`.
+    for architecture in omni_inferd::model::Architecture::ALL {
+        let known = architectures.contains(&architecture) || architecture.name() == "gpt-oss";
+        assert!(known, "{} is compared with no other engine", architecture.name());
     }
 }
 
@@ -155,7 +184,7 @@ fn models_with_recurrent_layers_agree_with_transformers() {
     let ids = u32s(&json("tests/data/hf-tiny/ids.json"));
     let long = json("tests/data/hf-tiny/long.json");
     let (long, rows) = (u32s(&long["ids"]), u32s(&long["rows"]));
-    for name in ["qwen3next", "qwen35", "qwen35moe"] {
+    for name in ["qwen3next", "qwen35", "qwen35moe", "qwen35-even", "qwen35moe-even"] {
         let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
         let expected = npy(&format!("tests/data/hf-tiny/{name}.npy"));
         let mut exec = executor(&file.path, KvType::F32, 640);
@@ -261,6 +290,56 @@ fn quantised_models_are_no_worse_than_llama_cpp() {
     println!("geometric mean of the ratios: {mean:.3}");
     // 1.0002 was measured: the same noise, up to the sample's scatter.
     assert!(mean <= 1.005, "worse than llama.cpp on the whole: {mean}");
+}
+
+/// Files may have an expert's gate and up in one tensor, gate first: the same bits come out.
+#[test]
+fn experts_with_gate_and_up_in_one_tensor_give_the_same_logits() {
+    let tokens: Vec<u32> = (0..40).map(|i| 3 + i * 37 % 150).collect();
+    for name in ["hf-tiny/qwen3moe", "hf-tiny/gpt-oss", "tiny/gpt-oss", "tiny-quant/deepseek2-v3-Q4_K_M"] {
+        let split = unpack(&format!("tests/data/{name}.gguf.zst"));
+        let (fused, joined) = fused(&split.path);
+        assert!(joined > 0, "{name}: nothing was joined");
+        let expected = logits(&mut executor(&split.path, KvType::F32, 64), &tokens, 40);
+        let mut exec = executor(&fused.path, KvType::F32, 64);
+        assert!(
+            assert_same_at_any_chunk(&mut exec, &tokens, name) == expected,
+            "{name}: one tensor gives other logits"
+        );
+    }
+}
+
+/// The same model with `ffn_gate_up_exps` in place of two tensors, and how many were joined.
+fn fused(path: &Path) -> (crate::support::Unpacked, usize) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = gguf::File::parse(&bytes, bytes.len() as u64).unwrap();
+    let data = |tensor: &gguf::TensorInfo| bytes[tensor.offset as usize..][..tensor.size as usize].to_vec();
+    let keys = file.metadata.entries.iter();
+    let mut builder = keys.fold(gguf::write::Builder::new(), |builder, (key, value)| builder.key(key, value.clone()));
+    let mut joined = 0;
+    for tensor in &file.tensors {
+        let other = tensor.name.replace("ffn_gate_exps", "ffn_up_exps");
+        if tensor.name.contains("ffn_up_exps") {
+            continue;
+        }
+        if other == tensor.name {
+            builder = builder.tensor(&tensor.name, &tensor.shape, tensor.dtype, data(tensor));
+            continue;
+        }
+        let up = file.tensors.iter().find(|tensor| tensor.name == other).unwrap();
+        assert_eq!((up.dtype, &up.shape), (tensor.dtype, &tensor.shape));
+        // A bias is [experts, rows]: a row for each expert.
+        let experts = *tensor.shape.last().unwrap() as usize;
+        let (gate, up) = (data(tensor), data(up));
+        let size = gate.len() / experts;
+        let both = gate.chunks(size).zip(up.chunks(size)).flat_map(|(gate, up)| [gate, up].concat()).collect();
+        let mut shape = tensor.shape.clone();
+        let rows = shape.len() - 2;
+        shape[rows] *= 2;
+        builder = builder.tensor(tensor.name.replace("ffn_gate_exps", "ffn_gate_up_exps"), &shape, tensor.dtype, both);
+        joined += 1;
+    }
+    (crate::support::Unpacked::new(&builder.build()), joined)
 }
 
 /// Several splits of attention, most of them outside of the windows, and sinks that count once.

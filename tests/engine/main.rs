@@ -12,6 +12,7 @@ mod latent;
 mod logits;
 mod perplexity;
 mod refusals;
+mod selftest;
 mod serving;
 mod support;
 mod texts;

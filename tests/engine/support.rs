@@ -36,6 +36,15 @@ pub struct Unpacked {
     _dir: tempfile::TempDir,
 }
 
+impl Unpacked {
+    pub fn new(bytes: &[u8]) -> Unpacked {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        Unpacked { path, _dir: dir }
+    }
+}
+
 pub fn unpack(path: &str) -> Unpacked {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("model.gguf");

@@ -77,8 +77,14 @@ fn optional_parts_are_taken() {
     assert!(refused.contains("\"blk.3.attn_q.bias\" is of type F16: norms, biases"), "{refused}");
     let refused = bound(|r| r.add("output.weight", &[64, 512], 42, 18 * 512)).unwrap_err();
     assert!(refused.contains("\"output.weight\" is of type Q2_0: this build has no decoder"), "{refused}");
-    let refused = bound(|r| r.add("blk.3.attn_q.scale", &[1], 0, 4)).unwrap_err();
-    assert!(refused.contains("\"blk.3.attn_q.weight\"") && refused.contains("(.scale) cannot be applied"), "{refused}");
+    let scaled = bound(|r| r.add("blk.3.attn_q.scale", &[1], 0, 4)).unwrap();
+    let scale = |layer: usize| attention(&scaled, layer).q.scale.is_some();
+    assert!(scale(3) && !scale(2) && scaled.ignored.is_empty());
+    let refused = bound(|r| r.add("blk.3.attn_q.scale", &[2], 0, 8)).unwrap_err();
+    assert!(refused.contains("\"blk.3.attn_q.scale\" has shape [2]"), "{refused}");
+    // Where nothing would apply it, it is no warning's matter.
+    let refused = bound(|r| r.add("token_embd.scale", &[1], 0, 4)).unwrap_err();
+    assert!(refused.contains("\"token_embd.scale\"") && refused.contains("cannot be applied"), "{refused}");
 }
 
 #[test]

@@ -179,3 +179,57 @@ fn reports_are_exact() {
     let experts = 4 * 8 * (3 * 48 * 64 + 2 * 48 + 64);
     assert_eq!(report.parameters.total - report.parameters.active, experts / 8 * 5);
 }
+
+/// Refused by its name, before anything else is looked at, with what it is nearest to: in reports and when it is loaded.
+#[test]
+fn newer_architectures_are_refused_with_their_nearest_relative() {
+    for (name, nearest) in [
+        ("deepseek32", "deepseek2, from which it differs: an indexer chooses"),
+        ("deepseek3_2", "deepseek2, from which it differs: an indexer chooses"),
+        ("glm-dsa", "deepseek2, from which it differs: an indexer chooses"),
+        ("Experimental", ""),
+        ("qwen3vl", "qwen3, from which it differs: it sees images"),
+        ("gpt-oss2", "gpt-oss;"),
+    ] {
+        let mut file = tiny("glm-4.7-flash");
+        set(&mut file, "general.architecture", Value::String(name.into()));
+        let text = model::bind(&file).unwrap_err().to_string();
+        assert!(text.contains(&format!("architecture {name:?}")) && text.contains("not supported"), "{text}");
+        assert!(text.contains("supported are deepseek2, "), "{text}");
+        match nearest {
+            "" => assert!(!text.contains("nearest"), "{text}"),
+            nearest => assert!(text.contains(&format!("the nearest known one is {nearest}")), "{text}"),
+        }
+        let report = Report::new(&file);
+        assert!(!report.supported && report.reasons == [text], "{:?}", report.reasons);
+        assert_eq!(report.architecture.as_deref(), Some(name));
+    }
+}
+
+/// What `inspect` says of each architecture, against numbers that were counted elsewhere: weights in transformers' modules,
+/// cache and state by the configuration.
+#[test]
+fn reports_agree_with_what_was_counted_in_transformers() {
+    let path = format!("{}/tests/data/hf-tiny/sizes.json", env!("CARGO_MANIFEST_DIR"));
+    let sizes: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut architectures = Vec::new();
+    for (name, counted) in sizes.as_object().unwrap() {
+        let (file, counted) = (tiny(name), |key: &str| counted[key].as_u64());
+        let report = Report::new(&file);
+        assert!(report.supported && report.warnings.is_empty(), "{name}: {:?}", report.reasons);
+        // Factors of rotation are no weights of the module.
+        let factors = file.tensors.iter().filter(|tensor| tensor.name.starts_with("rope_f"));
+        let factors: u64 = factors.map(|tensor| tensor.elements()).sum();
+        assert_eq!(Some(report.parameters.total - factors), counted("parameters"), "{name}");
+        assert_eq!(Some(report.parameters.active - factors), counted("active"), "{name}");
+        assert_eq!(report.experts.map(|experts| experts.count), counted("experts"), "{name}");
+        assert_eq!(report.experts.map(|experts| experts.used), counted("experts_used"), "{name}");
+        assert_eq!(report.bytes.kv_per_token, counted("kv_bytes_per_token"), "{name}");
+        assert_eq!(report.bytes.state_per_sequence, counted("state_bytes"), "{name}");
+        assert_eq!(report.bytes.weights, 4 * report.parameters.total, "{name}: all of it is F32");
+        architectures.push(report.architecture.unwrap());
+    }
+    for architecture in model::Architecture::ALL {
+        assert!(architectures.iter().any(|found| found == architecture.name()), "no {}", architecture.name());
+    }
+}

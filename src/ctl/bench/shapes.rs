@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::recipe::Role;
-use crate::gguf::Value;
+use crate::gguf::{Array, Value};
 use crate::model::Architecture;
 
 /// A model's shape, from its public configuration.
@@ -81,6 +81,8 @@ pub static SHAPES: &[Shape] = shapes! {
     "gpt-oss-20b"      "gpt-oss"   20.915: 24 x 2880, heads  64 /  8 x  64, ff  2880, vocab 201088, context 131072, rope 1.5e5, eps 1e-5, &[SinksAndBiases, Experts { count: 32, used: 4, d_ff: 2880, shared: 0, dense: 0, gate_bias: false }];
     "gpt-oss-120b"     "gpt-oss"   116.829: 36 x 2880, heads 64 /  8 x  64, ff  2880, vocab 201088, context 131072, rope 1.5e5, eps 1e-5, &[SinksAndBiases, Experts { count: 128, used: 4, d_ff: 2880, shared: 0, dense: 0, gate_bias: false }];
     "qwen3-next"       "qwen3next" 79.674: 48 x 2048, heads  16 /  2 x 256, ff  5120, vocab 151936, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }, Experts { count: 512, used: 10, d_ff: 512, shared: 1, dense: 0, gate_bias: false }];
+    "qwen3.5-9b"       "qwen35"    8.954:  32 x 4096, heads  16 /  4 x 256, ff 12288, vocab 248320, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }];
+    "qwen3.5-35b-a3b"  "qwen35moe" 34.661: 40 x 2048, heads  16 /  2 x 256, ff   512, vocab 248320, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }, Experts { count: 256, used: 8, d_ff: 512, shared: 1, dense: 0, gate_bias: false }];
 };
 
 /// For tests: every kind of tensor, no size.
@@ -208,6 +210,10 @@ impl Scaled {
             ("ssm.time_step_rank", number(value_heads)),
             ("ssm.inner_size", number(value_heads * dim)),
         ];
+        if self.shape.arch != "qwen3next" {
+            // Of text all sections count alike; other engines want to know them.
+            keys.push(("rope.dimension_sections", Value::Array(Array::I32(vec![11, 11, 10, 0]))));
+        }
         if let Some(Experts { d_ff, shared, .. }) = self.experts() {
             keys.push(("expert_shared_feed_forward_length", number(shared * d_ff)));
         }
@@ -283,7 +289,12 @@ impl Scaled {
                 let (keys, values) = (key_heads * dim, value_heads * dim);
                 list.matrix("attn_qkv", 2 * keys + values, s.d_model, Role::Plain);
                 list.matrix("attn_gate", values, s.d_model, Role::Plain);
-                list.matrix("ssm_ba", 2 * value_heads, s.d_model, Role::Plain);
+                if s.arch == "qwen3next" {
+                    list.matrix("ssm_ba", 2 * value_heads, s.d_model, Role::Plain);
+                } else {
+                    list.matrix("ssm_beta", value_heads, s.d_model, Role::Plain);
+                    list.matrix("ssm_alpha", value_heads, s.d_model, Role::Plain);
+                }
                 list.vector("ssm_dt.bias", value_heads);
                 // Zeros, as for a bias: nothing decays, and nothing grows.
                 list.add("ssm_a", &[value_heads], Role::Bias);
@@ -344,7 +355,7 @@ impl Scaled {
                 }
                 if shared > 0 {
                     self.swiglu(list, "_shexp", shared * d_ff);
-                    if s.arch == "qwen3next" {
+                    if self.delta_net().is_some() {
                         list.vector("ffn_gate_inp_shexp.weight", s.d_model);
                     }
                 }

@@ -48,7 +48,7 @@ pub fn run_logits(args: &LogitsArgs) -> Result<Written, Error> {
         return Err(Error::NoTokens);
     }
     let source = Source::open(&args.file)?;
-    let need = Need { tokens: args.tokens.len(), rows: ROWS, logit_rows: ROWS };
+    let need = Need { tokens: args.tokens.len(), rows: ROWS, logit_rows: ROWS, sequences: 1 };
     let mut exec = executor(&source, &args.cpu, &need)?;
     let vocab = exec.hparams().vocab;
     if let Some(&id) = args.tokens.iter().find(|id| **id as usize >= vocab) {

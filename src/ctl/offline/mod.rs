@@ -97,18 +97,20 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// What one sequence may need.
-struct Need {
-    /// Tokens of the sequence.
-    tokens: usize,
+/// What the sequences of a command may need.
+pub(super) struct Need {
+    /// Tokens of each sequence.
+    pub tokens: usize,
     /// Tokens per step.
-    rows: usize,
+    pub rows: usize,
     /// Rows of a step that want logits.
-    logit_rows: usize,
+    pub logit_rows: usize,
+    /// Sequences at once.
+    pub sequences: usize,
 }
 
-/// Plans and loads an opened file for one sequence.
-fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
+/// Plans and loads an opened file.
+pub(super) fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Error> {
     let model = source.bind()?;
     cpu.backend.kv.check(&model.hparams)?;
     let wish = Wish { context: Some(need.tokens), parallel: 1 };
@@ -118,8 +120,8 @@ fn executor(source: &Source, cpu: &CpuArgs, need: &Need) -> Result<Executor, Err
         cpu: cpu.backend.options(cpu.threads),
         kv_type: cpu.backend.kv,
         context: tokens,
-        kv_blocks: tokens.div_ceil(KV_BLOCK),
-        state_slots: 1,
+        kv_blocks: tokens.div_ceil(KV_BLOCK).saturating_mul(need.sequences),
+        state_slots: need.sequences,
         max_rows: need.rows,
         max_logit_rows: need.logit_rows,
     };

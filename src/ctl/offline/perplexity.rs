@@ -99,7 +99,7 @@ pub fn run_perplexity(
     let tokenizer = tokenizer(&source)?;
     let tokens = tokenizer.encode(&read_text(text)?, true, false);
     let rows = ubatch.clamp(LOGIT_ROWS, ctx.max(LOGIT_ROWS));
-    let mut exec = executor(&source, cpu, &Need { tokens: ctx, rows, logit_rows: LOGIT_ROWS })?;
+    let mut exec = executor(&source, cpu, &Need { tokens: ctx, rows, logit_rows: LOGIT_ROWS, sequences: 1 })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let show = io::stderr().is_terminal() && !json;
     let result = perplexity(&mut exec, &tokens, bos, ctx, rows, &mut |done, all| {

@@ -134,11 +134,20 @@ impl Part<'_> {
         let whole = if self.weight.cut(self.first + start).is_some() { end / UNIT * UNIT } else { start };
         self.run_rows(start..whole, true);
         self.run_rows(whole..end, false);
-        let Some(bias) = self.bias else { return };
+        // A part is of one matrix.
+        let factor = self.weight.factor(self.first);
+        if factor == 1.0 && self.bias.is_none() {
+            return;
+        }
         for t in self.tokens.clone() {
             // SAFETY: this thread alone writes these rows.
             let out = unsafe { self.out.part(t * self.rows + start, end - start) };
-            out.iter_mut().zip(&bias[start..end]).for_each(|(out, &bias)| *out += bias);
+            if factor != 1.0 {
+                out.iter_mut().for_each(|out| *out *= factor);
+            }
+            if let Some(bias) = self.bias {
+                out.iter_mut().zip(&bias[start..end]).for_each(|(out, &bias)| *out += bias);
+            }
         }
     }
 

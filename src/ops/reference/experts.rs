@@ -1,7 +1,17 @@
 //! Products with experts' matrices and the sum of their outputs, pair by pair.
 
 use super::decode_row;
-use crate::ops::{ExpertInput, ExpertMatMul, Routes};
+use crate::ops::{ExpertInput, ExpertMatMul, RouteRule, Routes};
+
+/// Who goes where, by the router's `scores` `[rows, experts]`, which are used up.
+pub fn route(scores: &mut [f32], bias: Option<&[f32]>, rule: &RouteRule, routes: &mut Routes) {
+    routes.reset(rule, scores.len() / rule.experts);
+    let chosen = routes.chosen.chunks_exact_mut(rule.used).zip(routes.weights.chunks_exact_mut(rule.used));
+    for (scores, (chosen, weights)) in scores.chunks_exact_mut(rule.experts).zip(chosen) {
+        rule.choose(scores, bias, chosen, weights);
+    }
+    routes.group(rule.experts);
+}
 
 /// Every job's `out[p, r] = Σ_c weight[e, first + r, c] · x[·, c] + bias[e, first + r]` for each pair `p` of expert `e`.
 pub fn expert_matmul(x: ExpertInput<'_>, routes: &Routes, jobs: &mut [ExpertMatMul<'_>]) {

@@ -1,6 +1,7 @@
 //! Slow and obvious: the specification of every operation, on one thread, weights decoded to F32, sums in F64.
 //!
-//! Tests compare every kernel of every instruction set with these functions; nothing else calls them.
+//! Tests compare every kernel of every instruction set with these functions; `exec::reference` makes a forward pass of them,
+//! which `omnictl selftest` compares a whole model with.
 
 mod attention;
 mod delta;
@@ -8,9 +9,10 @@ mod experts;
 
 pub use attention::{attention, kv_write};
 pub use delta::{convolution, delta_gates, delta_rule, l2_norm, regroup, sigmoid_mul};
-pub use experts::{combine, expert_matmul};
+pub use experts::{combine, expert_matmul, route};
 
 use super::{MatMul, RopeAngles, RopePairing, RopeTable, Tensor};
+use std::ops::Range;
 
 /// Row `i` of a weight as F32.
 pub fn decode_row(weight: &Tensor, i: usize) -> Vec<f32> {
@@ -51,16 +53,28 @@ pub fn rms_norm_heads(x: &mut [f32], weight: &Tensor, eps: f32) {
 pub fn matmul(x: &[f32], jobs: &mut [MatMul<'_>]) {
     for job in jobs {
         let (rows, cols) = (job.weight.rows, job.weight.cols);
-        assert!(x.len().is_multiple_of(cols), "{} activations are not rows of {cols}", x.len());
         assert_eq!(job.out.len(), x.len() / cols * rows, "out is not [tokens, {rows}]");
-        let bias = job.bias.map(|b| b.to_f32());
+        let mut row = vec![0.0; x.len() / cols];
         for r in 0..rows {
-            let weight = decode_row(job.weight, r);
-            let bias = bias.as_ref().map_or(0.0, |b| f64::from(b[r]));
-            for (x, out) in x.chunks_exact(cols).zip(job.out.chunks_exact_mut(rows)) {
-                let sum: f64 = weight.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
-                out[r] = (sum + bias) as f32;
-            }
+            matmul_rows(x, job.weight, job.bias, r..r + 1, &mut row);
+            job.out.chunks_exact_mut(rows).zip(&row).for_each(|(out, &sum)| out[r] = sum);
+        }
+    }
+}
+
+/// Some rows of a product, row by row: `out[r, t] = Σ_c weight[rows[r], c] · x[t, c] + bias[rows[r]]`, `[rows, tokens]`.
+pub fn matmul_rows(x: &[f32], weight: &Tensor, bias: Option<&Tensor>, rows: Range<usize>, out: &mut [f32]) {
+    let (cols, first) = (weight.cols, rows.start);
+    assert!(x.len().is_multiple_of(cols), "{} activations are not rows of {cols}", x.len());
+    let tokens = x.len() / cols;
+    assert_eq!(out.len(), rows.len() * tokens, "out is not [{}, {tokens}]", rows.len());
+    let bias = bias.map(Tensor::to_f32);
+    for (r, out) in out.chunks_exact_mut(tokens.max(1)).enumerate() {
+        let weight = decode_row(weight, first + r);
+        let bias = bias.as_ref().map_or(0.0, |b| f64::from(b[first + r]));
+        for (x, out) in x.chunks_exact(cols).zip(out) {
+            let sum: f64 = weight.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+            *out = (sum + bias) as f32;
         }
     }
 }

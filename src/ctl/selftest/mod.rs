@@ -1,0 +1,111 @@
+//! `omnictl selftest`: does a model compute the same whichever way it is asked? Short prompts, long ones beyond every window,
+//! several turns; kernels against the reference, chunks, one token at a time, a reused prefix, neighbours. A file is examined without a
+//! daemon; a loaded model through it, by what it answers.
+
+mod checks;
+mod report;
+mod served;
+
+pub use checks::{Bench, Reference, SEQUENCES, SHORT, Traits};
+pub use report::{Check, Measure, Report};
+pub use served::run_served;
+
+use super::error::Error;
+use super::offline::{self, CpuArgs, Need};
+use super::output::Output;
+use crate::load::Source;
+use std::path::Path;
+
+/// Fewest tokens of the long prompt: chunks and turns are cut from it.
+const LEAST: usize = 256;
+
+/// Compare a model's ways to the same logits with each other and with slow reference code; exit status 1 when some differ
+#[derive(clap::Args, Clone, Debug)]
+pub struct SelftestArgs {
+    /// GGUF file (of a split set any one), or the id of a loaded model, which is then asked through the daemon
+    pub model: String,
+    /// Tokens of the long prompt [default: 640, or 96 beyond the model's window, at most 4608]
+    #[arg(long, value_name = "TOKENS", value_parser = long_enough)]
+    pub long: Option<usize>,
+    /// Also compare with the reference where that takes many minutes
+    #[arg(long)]
+    pub all: bool,
+    /// How to compute
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+}
+
+impl SelftestArgs {
+    /// Whether a file is meant, not a loaded model.
+    pub fn is_file(&self) -> bool {
+        self.model.contains('/') || self.model.ends_with(".gguf") || Path::new(&self.model).exists()
+    }
+}
+
+fn long_enough(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(tokens) if tokens >= LEAST => Ok(tokens),
+        Ok(_) => Err(format!("must be at least {LEAST}")),
+        Err(error) => Err(format!("not a number: {error}")),
+    }
+}
+
+/// Runs the checks on a file and prints a line for each as it ends.
+///
+/// # Errors
+/// The file cannot be run, or some check failed.
+pub fn run(args: &SelftestArgs, out: Output) -> Result<(), Error> {
+    let report = examine(args, &mut |check| if out.json { Ok(()) } else { out.line(&check.line(out)) })?;
+    conclude(&report, out)
+}
+
+/// Shows what is not shown yet; an error when some check failed.
+fn conclude(report: &Report, out: Output) -> Result<(), Error> {
+    let failed = report.checks.iter().filter(|check| !check.ok).count();
+    if out.json {
+        out.value(report)?;
+    }
+    match failed {
+        0 => Ok(()),
+        _ if out.json => Err(Error::Failed(String::new())),
+        n => Err(Error::Failed(format!(
+            "{n} of {} checks failed: do not serve {} with these kernels; try --isa with a lesser instruction set, and the file's \
+             checksum",
+            report.checks.len(),
+            report.model
+        ))),
+    }
+}
+
+/// Runs the checks on a file; `done` sees each as it ends.
+///
+/// # Errors
+/// The file cannot be run.
+pub fn examine(args: &SelftestArgs, done: &mut dyn FnMut(&Check) -> Result<(), Error>) -> Result<Report, Error> {
+    let source = Source::open(Path::new(&args.model)).map_err(offline::Error::from)?;
+    let model = source.bind().map_err(offline::Error::from)?;
+    let traits = Traits::of(&model, args.cpu.backend.kv);
+    let long = args.long.unwrap_or(traits.long());
+    let need = Need { tokens: long, rows: traits.rows(long), logit_rows: traits.logit_rows(), sequences: SEQUENCES };
+    let mut exec = offline::executor(&source, &args.cpu, &need)?;
+    let (threads, isa) = (exec.threads(), exec.isa());
+    let (mut checks, mut shown) = (Vec::new(), Ok(()));
+    Bench::new(&mut exec, traits, long).run(
+        &|exec, tokens, rows| exec.reference(tokens, rows, threads),
+        args.all,
+        &mut |check| {
+            if shown.is_ok() {
+                shown = done(&check);
+            }
+            checks.push(check);
+        },
+    );
+    shown?;
+    Ok(Report {
+        model: args.model.clone(),
+        architecture: model.hparams.architecture.name().into(),
+        isa: isa.into(),
+        ok: checks.iter().all(|check| check.ok),
+        checks,
+    })
+}
