@@ -12,6 +12,9 @@ use std::time::Instant;
 const VOCAB: usize = 151_936;
 const DRAWS: usize = 101;
 
+/// A logit of a number that is about normal.
+type Shape = fn(f32) -> f32;
+
 fn main() {
     let plain = Params { temperature: 0.7, ..Params::default() };
     let cuts = [
@@ -25,7 +28,7 @@ fn main() {
         ("penalties", Params { top_p: 0.95, repetition_penalty: 1.1, frequency_penalty: 0.2, ..plain.clone() }),
         ("logprobs 20", Params { logprobs: Some(20), ..plain }),
     ];
-    let shapes: [(&str, fn(f32) -> f32); 4] =
+    let shapes: [(&str, Shape); 4] =
         [("peaked", |x| 4.0 * x), ("wide", |x| x), ("flat", |x| 0.05 * x), ("equal", |_| 1.0)];
     print!("{:<14}", "µs");
     shapes.iter().for_each(|(name, _)| print!("{name:>10}"));

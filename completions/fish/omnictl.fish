@@ -235,10 +235,11 @@ complete -c omnictl -n "__fish_omnictl_using_subcommand logits" -s h -l help -d 
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l long -d 'Tokens of the long prompt [default: 640, or 96 beyond the model\'s window, at most 4608]' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -s t -l threads -d 'Compute threads; by default one per physical core' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l cpus -d 'CPUs to run on, as in `taskset -c`' -r
-complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni; by default the host\'s best' -r -f -a "scalar\t''
+complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l isa -d 'Best instruction set to use: scalar, avx2, avx512, avx512vnni, avx512bf16; by default the host\'s best' -r -f -a "scalar\t''
 avx2\t''
 avx512\t''
-avx512vnni\t''"
+avx512vnni\t''
+avx512bf16\t''"
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l kv -d 'Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32' -r
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l socket -d 'The daemon\'s Unix socket [default: $OMNI_SOCKET, else the user\'s, else the system\'s]' -r -F
 complete -c omnictl -n "__fish_omnictl_using_subcommand selftest" -l color -d 'When to use colours' -r -f -a "auto\t'On a terminal, unless `NO_COLOR` is set'

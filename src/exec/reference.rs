@@ -64,7 +64,7 @@ impl Executor {
         let x = pass.norm(&wanted, &model.output_norm);
         let mut logits = pass.product(&x, model.output.as_ref().unwrap_or(&model.embedding), None);
         if let Some(cap) = h.logit_cap {
-            logits.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+            op::soft_cap(&mut logits, cap);
         }
         logits
     }
@@ -327,10 +327,7 @@ impl Pass<'_> {
         let Some(shared) = &weights.shared else { return out };
         let mut fed = self.feed_forward(x, &shared.ffn);
         if let Some(gate) = &shared.gate {
-            let scale = self.product(x, gate, None);
-            for (row, scale) in fed.chunks_exact_mut(d_model).zip(scale) {
-                op::sigmoid_mul(row, &vec![scale; d_model]);
-            }
+            op::gate_rows(&mut fed, &self.product(x, gate, None));
         }
         op::add(&mut out, &fed);
         out

@@ -30,6 +30,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 /// Least bytes of a part of a matrix that lies on a node of its own: some huge pages.
 const LEAST_PART: usize = 4 << 20;
@@ -98,8 +99,8 @@ impl Source {
     }
 
     /// Reads the weights of `model`, which was bound to this source, to memory placed by `policy`, in the order that
-    /// `layout` says for a type, rows and columns. `kept`: somebody will keep the image. `progress` is called on this thread, a few times per second of reading
-    /// at least, the last time with everything done.
+    /// `layout` says for a type, rows and columns. `kept`: somebody will keep the image. `progress` is called on this
+    /// thread, a few times per second of reading at least, the last time with everything done.
     ///
     /// # Errors
     /// [`Error`] when the file is short, changes while it is read, cannot be read, or memory is refused.
@@ -115,7 +116,17 @@ impl Source {
         let mut wait = || progress(Progress { bytes_total: model.weight_bytes(), ..Progress::default() });
         let parts = parts(&placed, bytes, policy);
         let mut arena = Arena::new(bytes, (policy, &parts), kept, &mut wait).map_err(memory)?;
-        read::read_all(self, &placed, arena.as_mut_slice(), progress)?;
+        let (target, faults) = arena.as_mut();
+        thread::scope(|scope| {
+            // Without a thread of their own, pages come into being as they are written.
+            let pages = thread::Builder::new().name("load-pages".into());
+            let there = pages.spawn_scoped(scope, || faults.populate()).ok();
+            let read = read::read_all(self, &placed, target, progress);
+            if read.is_err() {
+                faults.stop();
+            }
+            read.and(there.and_then(|there| there.join().ok()).unwrap_or(Ok(())).map_err(memory))
+        })?;
         self.check_unchanged()?;
         let nodes = arena.nodes();
         let image = Image::new(self, &placed, nodes, Arc::new(arena.freeze().map_err(memory)?));

@@ -28,6 +28,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A part of an arena, and the node that it should lie on.
 pub type Part = (Range<usize>, usize);
@@ -36,17 +37,49 @@ pub type Part = (Range<usize>, usize);
 type Places<'a> = (&'a Policy, &'a [Part]);
 
 /// Bytes that are brought into being between two signs of life.
-const STEP: usize = 4 << 30;
+const STEP: usize = 1 << 30;
 
 /// Writable memory; see the module.
 #[derive(Debug)]
 pub struct Arena {
     mapped: Mapped,
+    /// Pages that come into being as they are written, or by [`Faults::populate`].
+    plain: Range<usize>,
+}
+
+/// Pages of an arena that are not there yet. Zeroing them takes as long as reading what goes there: both are done at once.
+#[derive(Debug)]
+pub struct Faults<'a> {
+    mapped: &'a Mapped,
+    plain: Range<usize>,
+    stop: AtomicBool,
+}
+
+impl Faults<'_> {
+    /// Brings them into being, from front to back, by several threads; others may write to them meanwhile.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn populate(&self) -> io::Result<()> {
+        for at in self.plain.clone().step_by(STEP).take_while(|_| !self.stop.load(Ordering::Relaxed)) {
+            match self.mapped.advise(at..(at + STEP).min(self.plain.end), libc::MADV_POPULATE_WRITE) {
+                // Before Linux 5.14 pages come into being as they are written.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it: nobody wants them any more.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Arena {
-    /// Zeroed memory of `bytes`, placed by `policy`, its pages there already; `parts` of it rather on nodes of their own.
-    /// `kept`: its descriptors will be handed on. Much memory takes a while; `wait` is called meanwhile.
+    /// Zeroed memory of `bytes`, placed by `policy`; `parts` of it rather on nodes of their own. `kept`: its descriptors
+    /// will be handed on. Reserved pages are there already; as they take a while, `wait` is called meanwhile.
     ///
     /// # Errors
     /// No addresses, no descriptors, or no memory.
@@ -59,17 +92,19 @@ impl Arena {
         let rest = bytes - mapped.held();
         mapped.add_reserved(LARGE, free(LARGE).min(rest.div_ceil(LARGE)), places, wait)?;
         let rest = bytes.saturating_sub(mapped.held());
+        let reserved = mapped.held();
         if rest > 0 || mapped.segments.is_empty() {
-            mapped.add_plain(rest.max(1).next_multiple_of(PAGE), places, kept, wait)?;
+            mapped.add_plain(rest.max(1).next_multiple_of(PAGE), places, kept)?;
         }
-        Ok(Arena { mapped })
+        Ok(Arena { plain: reserved..mapped.held(), mapped })
     }
 
-    /// The bytes, writable.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+    /// The bytes, writable, and those of their pages that are not there yet.
+    pub fn as_mut(&mut self) -> (&mut [u8], Faults<'_>) {
+        let faults = Faults { mapped: &self.mapped, plain: self.plain.clone(), stop: AtomicBool::new(false) };
         // SAFETY: `bytes` from the start on are mapped readable and writable, initialised (to zero) by the kernel, and
-        // borrowed through `self` alone.
-        unsafe { std::slice::from_raw_parts_mut(self.mapped.start(), self.mapped.bytes) }
+        // borrowed through `self` alone; faults change none.
+        (unsafe { std::slice::from_raw_parts_mut(self.mapped.start(), self.mapped.bytes) }, faults)
     }
 
     /// Bytes on each node; see [`numa::bytes_by_node`].
@@ -82,7 +117,7 @@ impl Arena {
     /// # Errors
     /// What the kernel says to sealing, or to mapping anew.
     pub fn freeze(self) -> io::Result<Frozen> {
-        let Arena { mapped } = self;
+        let Arena { mapped, .. } = self;
         let mut at = 0;
         for segment in &mapped.segments {
             if let Some(file) = &segment.file {
@@ -127,7 +162,7 @@ impl Mapped {
     }
 
     /// Adds a segment of pages that nobody reserved.
-    fn add_plain(&mut self, bytes: usize, places: Places<'_>, kept: bool, wait: &mut dyn FnMut()) -> io::Result<()> {
+    fn add_plain(&mut self, bytes: usize, places: Places<'_>, kept: bool) -> io::Result<()> {
         let range = self.held()..self.held() + bytes;
         let file = if kept { Some(create(MFdFlags::empty(), bytes)?) } else { None };
         match &file {
@@ -137,12 +172,8 @@ impl Mapped {
         self.segments.push(Segment { file, page: PAGE, bytes });
         self.place(range.clone(), PAGE, places)?;
         // Refused where there are no transparent huge pages; plain ones do.
-        let _ = self.advise(range.clone(), libc::MADV_HUGEPAGE);
-        match self.populate(range, wait) {
-            // Before Linux 5.14 pages come into being as they are written.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            done => done,
-        }
+        let _ = self.advise(range, libc::MADV_HUGEPAGE);
+        Ok(())
     }
 
     /// Says where the pages of a segment are to come from.
@@ -159,7 +190,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// Brings the pages of a range into being.
+    /// Brings reserved pages into being, which shows whether they are there.
     fn populate(&self, range: Range<usize>, wait: &mut dyn FnMut()) -> io::Result<()> {
         for at in range.clone().step_by(STEP) {
             wait();
@@ -282,8 +313,8 @@ mod tests {
 
     fn filled(bytes: usize) -> Arena {
         let mut arena = Arena::new(bytes, (&Policy::Local, &[]), true, &mut || ()).unwrap();
-        assert!(arena.as_mut_slice().iter().all(|byte| *byte == 0));
-        arena.as_mut_slice().iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 251) as u8);
+        assert!(arena.as_mut().0.iter().all(|byte| *byte == 0));
+        arena.as_mut().0.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i % 251) as u8);
         arena
     }
 
@@ -320,7 +351,7 @@ mod tests {
     #[test]
     fn what_nobody_keeps_is_private() {
         let mut arena = Arena::new(3 << 20, (&Policy::Local, &[]), false, &mut || ()).unwrap();
-        arena.as_mut_slice()[3_000_000] = 9;
+        arena.as_mut().0[3_000_000] = 9;
         let frozen = arena.freeze().unwrap();
         assert_eq!((frozen.as_ref()[3_000_000], frozen.as_ref().len()), (9, 3 << 20));
         let plain = frozen.segments().iter().filter(|segment| segment.page == PAGE);
