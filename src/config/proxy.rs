@@ -32,7 +32,7 @@ pub struct Proxy {
     pub max_header_bytes: usize,
     /// A request's header must be complete so long after its first byte. Default 10 s.
     pub header_timeout: Duration,
-    /// Most bytes of a request's body. Default 64 MiB.
+    /// Most bytes of a request's body. Default 32 MiB.
     pub max_body_bytes: u64,
     /// Longest pause between two pieces of a request's body. Default 30 s.
     pub body_timeout: Duration,

@@ -225,6 +225,8 @@ impl Wanted<'_> {
         if let Some(bytes) = options.memory {
             return Ok(place(bytes)?);
         }
+        // What never fits takes nobody else's weights.
+        place(Memory::now().map_err(OpenError::Memory)?.total)?;
         // What is there already is room, too; it may be longer than the weights, by parts of pages.
         let missing = weights.saturating_sub(resident);
         let available = || Ok(load::available(missing, self.policy)?.saturating_add(weights - missing));

@@ -3,8 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Memory that is being freed grows all the time, be it slowly; without any growth for so long it will not come.
-const STILL: Duration = Duration::from_secs(10);
+/// Memory that is being freed grows all the time, be it slowly, once the service manager has closed its copies, for which
+/// the daemon waits half a minute; without any growth for longer it will not come.
+const STILL: Duration = Duration::from_secs(35);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 /// Less than this comes and goes by itself.

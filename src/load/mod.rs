@@ -120,12 +120,10 @@ impl Source {
         thread::scope(|scope| {
             // Without a thread of their own, pages come into being as they are written.
             let pages = thread::Builder::new().name("load-pages".into());
-            let there = pages.spawn_scoped(scope, || faults.populate()).ok();
+            let _ = pages.spawn_scoped(scope, || faults.populate());
             let read = read::read_all(self, &placed, target, progress);
-            if read.is_err() {
-                faults.stop();
-            }
-            read.and(there.and_then(|there| there.join().ok()).unwrap_or(Ok(())).map_err(memory))
+            faults.stop();
+            read
         })?;
         self.check_unchanged()?;
         let nodes = arena.nodes();

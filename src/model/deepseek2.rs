@@ -1,6 +1,6 @@
-//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash, Mistral Large 3; `mistral4`: Mistral Small 4. Multi-head latent attention (MLA, arXiv 2405.04434), a few
-//! dense layers, then routed experts beside shared ones. Layers for predicting further tokens at the end
-//! (`nextn_predict_layers`) are not bound.
+//! `deepseek2`: DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash, Mistral Large 3; `mistral4`: Mistral Small 4. Multi-head
+//! latent attention (MLA, arXiv 2405.04434), a few dense layers, then routed experts beside shared ones. Layers for
+//! predicting further tokens at the end (`nextn_predict_layers`) are not bound.
 //!
 //! Per token the cache holds one latent `c` and one rotated key `r` that all heads share. With `W = kv_b`, head `h` has the
 //! key `[W_key[h]·c, r]` and the value `W_value[h]·c`. Files have `W` whole, or cut: the keys' part transposed, so that

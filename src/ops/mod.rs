@@ -103,7 +103,7 @@ pub enum Error {
         /// Its type.
         dtype: DType,
     },
-    /// As many factors as there are matrices of equal height make no sense.
+    /// There are to be as many factors as matrices of equal height.
     #[error("{name}: {factors} factors for {rows} rows")]
     Factors {
         /// Tensor.

@@ -16,7 +16,8 @@ pub enum Wish {
     Interleave,
     /// On this node alone, and its threads with it.
     Bind(usize),
-    /// The rows of each matrix where the threads run that use them, all else as with [`Wish::Interleave`].
+    /// The rows of each matrix where the threads run that use them when it is multiplied alone, all else as with
+    /// [`Wish::Interleave`].
     Partition,
 }
 
@@ -66,7 +67,9 @@ impl Wish {
         match self {
             Wish::Interleave if nodes.len() > 1 => Ok(Policy::Interleave(nodes)),
             Wish::Partition if nodes.len() > 1 => {
-                let node = |id: &usize| host.cpus.iter().find(|cpu| cpu.id == *id).map_or(nodes[0], |cpu| cpu.node);
+                let own = |id: &usize| host.cpus.iter().find(|cpu| cpu.id == *id).map(|cpu| cpu.node);
+                // CPUs may be on a node without memory.
+                let node = |id: &usize| own(id).filter(|node| nodes.contains(node)).unwrap_or(nodes[0]);
                 Ok(Policy::Partition(host.placement().iter().take(threads).map(node).collect()))
             }
             Wish::Interleave | Wish::Partition => Ok(Policy::Local),

@@ -173,7 +173,10 @@ async fn heartbeat(handle: &Handle, reporter: &Reporter) {
         let stats = handle.stats();
         let steps = Some(stats.steps_total);
         reporter.send(&Report::Heartbeat { stats });
-        if let Some(choices) = experts(handle).filter(|_| pause == 0 && steps != told) {
+        if pause == 0
+            && steps != told
+            && let Some(choices) = experts(handle)
+        {
             reporter.send(&Report::Experts { choices });
             (told, pause) = (steps, EXPERTS_EVERY);
         }

@@ -72,7 +72,7 @@ pub enum Report {
         #[serde(default)]
         for_now: bool,
     },
-    /// Once a second. The daemon restarts a worker whose heartbeat stops, or whose engine thread stops
+    /// Five times a second. The daemon restarts a worker whose heartbeat stops, or whose engine thread stops
     /// (`stats.beat_age_ms`).
     Heartbeat {
         /// Figures.

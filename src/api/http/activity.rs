@@ -24,13 +24,16 @@ pub(super) struct Activity {
     offered: AtomicUsize,
     /// When it last took bytes, or was first offered some.
     taken: AtomicU64,
+    /// The socket takes no more for now: a part of an answer is still to be sent.
+    blocked: AtomicBool,
 }
 
 impl Default for Activity {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        let (in_flight, offered, any) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Activity { start: Instant::now(), in_flight, any, ended: zero(), offered, taken: zero() }
+        let (in_flight, offered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (any, blocked) = (AtomicBool::new(false), AtomicBool::new(false));
+        Activity { start: Instant::now(), in_flight, any, ended: zero(), offered, taken: zero(), blocked }
     }
 }
 
@@ -51,6 +54,11 @@ impl Activity {
     /// Since when the client takes nothing of what it is offered.
     pub(super) fn stuck_for(&self) -> Duration {
         if self.offered.load(Ordering::Acquire) == 0 { Duration::ZERO } else { self.since(&self.taken) }
+    }
+
+    /// Whether something is still to be sent, and the socket takes nothing.
+    pub(super) fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
     }
 
     fn since(&self, then: &AtomicU64) -> Duration {
@@ -150,6 +158,7 @@ impl<I> Watched<I> {
         if matches!(written, Poll::Ready(Ok(bytes)) if bytes > 0) {
             self.activity.mark(&self.activity.taken);
         }
+        self.activity.blocked.store(written.is_pending(), Ordering::Release);
         written
     }
 }

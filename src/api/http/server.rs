@@ -259,7 +259,9 @@ impl Connection {
         let mut overdue = false;
         loop {
             let mut allowed = if self.activity.any() { limits.idle_timeout } else { limits.header_timeout };
-            if *crowded.borrow_and_update() {
+            let crowd = *crowded.borrow_and_update();
+            // Who is slow to take an answer is not idle.
+            if crowd && !self.activity.blocked() {
                 allowed = allowed.min(IDLE_IN_A_CROWD);
             }
             let (quiet, stuck) = (self.activity.quiet_for(), self.activity.stuck_for());
@@ -269,6 +271,7 @@ impl Connection {
             // A second look, for it may be the server that stood still, and its client is only now offered more.
             overdue = stuck >= limits.write_timeout;
             let patience = if overdue { SECOND_LOOK } else { limits.write_timeout - stuck };
+            let patience = if crowd { patience.min(IDLE_IN_A_CROWD) } else { patience };
             tokio::select! {
                 () = tokio::time::sleep(patience.min(allowed - quiet)) => {}
                 Ok(()) = crowded.changed() => {}

@@ -1,6 +1,6 @@
-//! `omnictl selftest`: does a model compute the same whichever way it is asked? Short prompts, long ones beyond every window,
-//! several turns; kernels against the reference, chunks, one token at a time, a reused prefix, neighbours. A file is examined without a
-//! daemon; a loaded model through it, by what it answers.
+//! `omnictl selftest`: does a model compute the same whichever way it is asked? Short prompts, long ones beyond every
+//! window, several turns; kernels against the reference, chunks, one token at a time, a reused prefix, neighbours. A file
+//! is examined without a daemon; a loaded model through it, by what it answers.
 
 mod checks;
 mod report;
@@ -69,8 +69,8 @@ fn conclude(report: &Report, out: Output) -> Result<(), Error> {
         0 => Ok(()),
         _ if out.json => Err(Error::Failed(String::new())),
         n => Err(Error::Failed(format!(
-            "{n} of {} checks failed: do not serve {} with these kernels; try --isa with a lesser instruction set, and the file's \
-             checksum",
+            "{n} of {} checks failed: do not serve {} with these kernels; try lesser instruction sets (--isa on a file, \
+             disable_isa in the settings), and the file's checksum",
             report.checks.len(),
             report.model
         ))),

@@ -104,7 +104,7 @@ impl Loaded<'_> {
         // Where rounding may differ, a near tie may fall out differently, and all after it.
         let count = if self.bound() == FORMS { 1 } else { DRAWN };
         for (a, b) in pairs {
-            let same = a.ids.len() == DRAWN && a.logprobs.len() == DRAWN && a.ids[..count] == b.ids[..count];
+            let same = a.ids.len() == DRAWN && a.logprobs.len() == DRAWN && a.ids.get(..count) == b.ids.get(..count);
             found.extend(a.logprobs.iter().take(count).map(|&x| if same { x } else { f32::NAN }));
             expected.extend(b.logprobs.iter().take(count));
         }

@@ -36,6 +36,8 @@ impl Vault {
             }
             Ask::Reject { id, reason } => {
                 tracing::warn!(model, "the weights in the vault do not match and are let go: {reason}");
+                // The asker has closed its copies: what it frees is on its way, and counted.
+                self.held().iter_mut().filter(|image| image.id == id).for_each(|image| image.unused_by(user));
                 self.release(|image| image.id == id);
                 nothing()
             }

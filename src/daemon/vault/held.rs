@@ -56,10 +56,16 @@ impl Held {
         self.models.insert(model.to_owned());
     }
 
+    /// A worker has let it go.
+    pub fn unused_by(&mut self, user: User) {
+        self.users.remove(&user);
+    }
+
     /// Nobody uses it, and of this file's weights no model but `model` used these: when it wants another variant, they
-    /// are no use to anybody.
+    /// are no use to anybody. One that no model has asked for since the daemon began may yet be another's.
     pub fn is_outgrown(&self, path: &Path, model: &str) -> bool {
-        self.users.is_empty() && self.manifest.path == path && self.models.iter().all(|user| user == model)
+        let own = !self.models.is_empty() && self.models.iter().all(|user| user == model);
+        self.users.is_empty() && self.manifest.path == path && own
     }
 
     /// Memory that it takes.

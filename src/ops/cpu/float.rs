@@ -97,7 +97,7 @@ pub(super) unsafe fn rows<D: Dot, const R: usize>(rows: &Rows<'_>) {
                 let cols = run.min(cols - start);
                 let mut t = 0;
                 while t < tokens {
-                    let lanes = lanes[t].as_mut_ptr().cast();
+                    let lanes = lanes.as_mut_ptr().wrapping_add(t).cast();
                     let here = Run::<D> { rows, x, stride, row, token: token + t, start, cols, lanes };
                     // SAFETY: the caller's word.
                     t += unsafe { here.some_tokens::<R>(count, tokens - t) };

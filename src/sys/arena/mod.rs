@@ -56,19 +56,14 @@ pub struct Faults<'a> {
 }
 
 impl Faults<'_> {
-    /// Brings them into being, from front to back, by several threads; others may write to them meanwhile.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn populate(&self) -> io::Result<()> {
+    /// Brings them into being, from front to back, by several threads; others may write to them meanwhile. What the kernel
+    /// refuses comes into being as it is written, if at all.
+    pub fn populate(&self) {
         for at in self.plain.clone().step_by(STEP).take_while(|_| !self.stop.load(Ordering::Relaxed)) {
-            match self.mapped.advise(at..(at + STEP).min(self.plain.end), libc::MADV_POPULATE_WRITE) {
-                // Before Linux 5.14 pages come into being as they are written.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
-                done => done?,
+            if self.mapped.advise(at..(at + STEP).min(self.plain.end), libc::MADV_POPULATE_WRITE).is_err() {
+                return;
             }
         }
-        Ok(())
     }
 
     /// Ends it: nobody wants them any more.

@@ -86,7 +86,7 @@ struct Work<'a> {
     /// First block, and how many.
     b: usize,
     blocks: usize,
-    /// Where the next tile's first panel begins: its weights are on their way while this one is multiplied.
+    /// Where the run's next tile's first panel begins: its weights are on their way while this one is multiplied.
     next: *const u8,
 }
 
@@ -196,6 +196,7 @@ unsafe fn one_tile<F: Family>(
             }
             line += share;
             let take = (tokens - work.at).div_ceil(groups);
+            debug_assert!(take >= 3, "fewer tokens are not for tiles");
             match take {
                 3 => F::step::<3>(&work, tile, results),
                 4 => F::step::<4>(&work, tile, results),
