@@ -3,6 +3,7 @@
 use super::support::{bundled, greedy, prompt, request, run};
 use omni_inferd::engine::{EngineOptions, OpenError, open_kept};
 use omni_inferd::load::{Image, Keeper};
+use omni_inferd::sys::memory::Memory;
 use omni_inferd::sys::pass;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -96,9 +97,26 @@ fn weights_that_cannot_be_mapped_are_read_from_the_file() {
 
 #[test]
 fn memory_that_is_missing_is_asked_for_before_a_model_is_refused() {
-    let huge = EngineOptions { context: Some(1 << 30), parallel: 64, ..options() };
-    let mut shelf = Shelf::default();
-    let refused = open_kept(&bundled("q8_0"), &huge, &mut shelf, &mut |_| ());
-    assert!(matches!(refused, Err(OpenError::Refused(_))));
-    assert!(shelf.wanted.len() == 1 && shelf.wanted[0] > 1 << 40, "{:?}", shelf.wanted);
+    let try_with = |context| {
+        let options = EngineOptions { context: Some(context), parallel: 1, ..options() };
+        let mut shelf = Shelf::default();
+        let outcome = open_kept(&bundled("q8_0"), &options, &mut shelf, &mut |_| ());
+        let Err(OpenError::Refused(refusal)) = outcome else { panic!("a context of {context} tokens is accepted") };
+        (refusal.placement, shelf.wanted)
+    };
+    let (placement, wanted) = try_with(1 << 40);
+    assert!(wanted.is_empty(), "what never fits asks nobody: {wanted:?}");
+
+    // More than there is now and less than there can be; what else the model takes is known from the plan before.
+    let per_token = placement.kv_bytes / placement.context as u64;
+    let memory = Memory::now().unwrap();
+    let target = memory.available.midpoint(memory.total);
+    let mut kv_bytes = target;
+    let asked = (0..4).any(|_| {
+        let (placement, wanted) = try_with((kv_bytes / per_token) as usize);
+        kv_bytes -= placement.total_bytes().saturating_sub(target);
+        assert!(wanted.len() < 2 && wanted.iter().all(|bytes| *bytes < target), "{wanted:?} of {target}");
+        !wanted.is_empty()
+    });
+    assert!(asked, "{memory:?}, {per_token} bytes a token");
 }
