@@ -27,10 +27,19 @@ pub struct Subject {
     pub weight_bytes: u64,
     /// Elements of all weights.
     pub parameters: u64,
-    /// Bytes of weights that decoding one token reads: all but an embedding that is not the head.
+    /// Bytes of weights that decoding one token reads: all but an embedding that is not the head, and the experts that are
+    /// not chosen.
     pub step_bytes: u64,
-    /// Elements that every token of a prompt is multiplied with: all but embedding and head.
+    /// Elements that a token of a prompt is multiplied with: all but embedding, head and the experts that are not chosen.
     pub step_parameters: u64,
+}
+
+/// What of the experts' weights a token does not use, `of` each tensor.
+fn idle(model: &Model<TensorInfo>, of: &dyn Fn(Option<&TensorInfo>) -> u64) -> u64 {
+    let Some(routing) = &model.hparams.routing else { return 0 };
+    let exps = model.tensors().into_iter().filter(|tensor| tensor.name.contains("_exps."));
+    let share = (routing.experts - routing.used) as u64;
+    exps.map(|tensor| of(Some(tensor)) / routing.experts as u64 * share).sum()
 }
 
 impl Subject {
@@ -82,8 +91,9 @@ impl Subject {
         let elements = |tensor: Option<&TensorInfo>| tensor.map_or(0, TensorInfo::elements);
         let (weight_bytes, parameters) = (info.weight_bytes(), info.parameters());
         let (embedding, head) = (Some(&info.embedding), info.output.as_ref());
-        let step_bytes = weight_bytes - if head.is_some() { bytes(embedding) } else { 0 };
-        let step_parameters = parameters - elements(embedding) - elements(head);
+        let unused = |of: &dyn Fn(Option<&TensorInfo>) -> u64| idle(&info, of);
+        let step_bytes = weight_bytes - unused(&bytes) - if head.is_some() { bytes(embedding) } else { 0 };
+        let step_parameters = parameters - unused(&elements) - elements(embedding) - elements(head);
         let name = info.hparams.name.clone();
         // All backends are of one instruction set.
         let layouts = settings.backends.first().map(Layouts::new).transpose().map_err(exec::Error::from)?;
