@@ -157,14 +157,8 @@ impl<'a> Bench<'a> {
         done(self.neighbours());
     }
 
-    /// Tokens that look like nothing, the same each time; `nth` sequence.
     fn prompt(&self, nth: u64, len: usize) -> Vec<u32> {
-        let mut state = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % self.vocab as u64) as u32
-        };
-        (0..len).map(|_| next()).collect()
+        super::prompt(nth, len, self.vocab)
     }
 
     /// The `nth` part of the cache.

@@ -50,6 +50,16 @@ fn long_enough(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Tokens that look like nothing, the same each time; `nth` sequence.
+fn prompt(nth: u64, len: usize, vocab: usize) -> Vec<u32> {
+    let mut state = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % vocab.max(1) as u64) as u32
+    };
+    (0..len).map(|_| next()).collect()
+}
+
 /// Runs the checks on a file and prints a line for each as it ends.
 ///
 /// # Errors

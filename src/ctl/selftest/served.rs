@@ -73,14 +73,8 @@ pub async fn run_served(client: &Client, args: &SelftestArgs, out: Output) -> Re
 }
 
 impl Loaded<'_> {
-    /// Tokens that look like nothing, the same each time.
     fn prompt(&self, nth: u64, len: usize) -> Vec<u32> {
-        let mut state = nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % self.info.vocab.max(1) as u64) as u32
-        };
-        (0..len).map(|_| next()).collect()
+        super::prompt(nth, len, self.info.vocab)
     }
 
     fn request(&self, prompt: &[u32], tokens: usize, cache: bool, echo: bool) -> Value {

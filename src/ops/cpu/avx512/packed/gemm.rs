@@ -86,7 +86,7 @@ struct Work<'a> {
     /// First block, and how many.
     b: usize,
     blocks: usize,
-    /// Where the run's next tile's first panel begins: its weights are on their way while this one is multiplied.
+    /// Where the next tile's first panel begins: its weights are on their way while this one is multiplied.
     next: *const u8,
 }
 
@@ -141,7 +141,9 @@ unsafe fn all<F: Family>(rows: &Rows<'_>) {
                 }
                 let columns = || (run..cols.min(run + RUN)).step_by(COLS);
                 let mut tiles = (0..count).step_by(P).flat_map(|pair| columns().map(move |col| (pair, col))).peekable();
+                let later = if run + RUN < cols { (0, run + RUN) } else { (PANELS, 0) };
                 while let Some((pair, col)) = tiles.next() {
+                    let next = tiles.peek().copied().unwrap_or(later);
                     let work = Work {
                         acts: rows.acts,
                         extra: &extra[(col - run) / COLS],
@@ -150,9 +152,7 @@ unsafe fn all<F: Family>(rows: &Rows<'_>) {
                         panel: pair,
                         b: col / F::BLOCK,
                         blocks: COLS.min(cols - col) / F::BLOCK,
-                        next: tiles.peek().map_or(rows.weights.as_ptr(), |&(pair, col)| {
-                            panel(rows, first + pair).wrapping_add(col / F::BLOCK * F::STEP)
-                        }),
+                        next: panel(rows, first + next.0).wrapping_add(next.1 / F::BLOCK * F::STEP),
                     };
                     // SAFETY: the caller's word.
                     unsafe { one_tile::<F>(rows, first, tokens.len(), count, work, &mut tile, &mut results) };
