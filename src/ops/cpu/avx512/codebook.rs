@@ -4,18 +4,23 @@
 //! Points are fetched one by one; what stands beside them (upper bits of indices, signs, scales) is unpacked for a whole
 //! block at a time. Weights stay magnitudes and their signs 256 bits of masks, which negate the activations: a masked
 //! subtraction for 64 columns, and `vpdpbusd` needs no offset. Its four products per lane stay below 2¹⁵, so `vpdpwssd` applies
-//! the scales as in `kquants`. Many tokens: `tile`, with the signs put to the weights.
+//! the scales; eight rows are reduced together. Many tokens: [`gemm`]'s tiles, with the signs put to the weights.
 
-use super::{kquants, load, sum_all, tile};
+use super::pack::transpose;
+use super::packed::gemm::{self, Family, Results, Scaled, Tile, Work};
+use super::{load, sum_all};
 use crate::ops::cpu::blocks::KBlock;
 use crate::ops::cpu::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use crate::ops::cpu::table::Rows;
 use crate::quant::codebook;
+use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 /// Rows side by side.
 const R: usize = 8;
-const NATURAL: [[usize; 2]; 4] = [[0, 1], [2, 3], [4, 5], [6, 7]];
+/// From how many tokens on rows are unpacked once for all of them. Both ways yield the same bits.
+const TILE_TOKENS: usize = 4;
 
 /// A row's block in registers, in column order.
 pub(super) struct Points {
@@ -29,7 +34,7 @@ pub(super) struct Points {
 
 /// A family's unpacking.
 pub(super) trait Codebook: KBlock {
-    /// The largest magnitude: what `tile`'s unsigned weights are above the signed ones.
+    /// The largest magnitude: what a tile's unsigned weights are above the signed ones.
     const LARGEST: u8;
     /// What the block's F16 number is to be multiplied with.
     const SHARE: f32;
@@ -49,27 +54,65 @@ pub(super) trait Codebook: KBlock {
     }
 }
 
-impl<B: Codebook> kquants::Unpack for B {
-    const GROUPS: [[usize; 2]; 4] = NATURAL;
-    const WIDE: bool = false;
-    const D_AT: usize = 0;
-    const SHARE: f32 = <B as Codebook>::SHARE;
+/// Sixteen plain rows at a time unpacked to a tile.
+struct Tiles<B>(PhantomData<B>);
+
+impl<B: Codebook> Family for Tiles<B> {
+    const BLOCK: usize = 256;
+    const STEP: usize = B::BYTES;
+    const SUBTRACT: bool = true;
+
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn unpack(p: *const u8) -> kquants::Unpacked {
-        // SAFETY: the caller's word.
-        let Points { mut q, minus, s } = unsafe { B::points(p) };
-        for (q, minus) in q.iter_mut().zip(minus) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+    unsafe fn unpack(start: *const u8, row_bytes: usize, _blocks: usize, tile: &mut Tile, p: usize) {
+        let zero = _mm512_setzero_si512();
+        let (mut q, mut s, mut d) = ([[zero; ROWS]; 4], [zero; ROWS], [0i16; ROWS]);
+        for r in 0..ROWS {
+            let block = start.wrapping_add(r * row_bytes);
+            // SAFETY: the block is readable by the caller's word.
+            let points = unsafe {
+                d[r] = B::half(block);
+                B::points(block)
+            };
+            s[r] = _mm512_cvtepi16_epi32(points.s);
             let offset = _mm512_set1_epi8(B::LARGEST as i8);
-            *q = _mm512_mask_sub_epi8(_mm512_add_epi8(offset, *q), minus, offset, *q);
+            for c in 0..4 {
+                let (points, minus) = (points.q[c], points.minus[c]);
+                q[c][r] = _mm512_mask_sub_epi8(_mm512_add_epi8(offset, points), minus, offset, points);
+            }
         }
-        kquants::Unpacked { q, s, m: _mm256_mullo_epi16(s, _mm256_set1_epi16(i16::from(B::LARGEST))) }
+        for (c, q) in q.into_iter().enumerate() {
+            for (i, q) in transpose(q).into_iter().enumerate() {
+                gemm::put(&mut tile.q[16 * c + i][p], q);
+            }
+        }
+        for (s, to) in transpose(s).into_iter().zip(&mut tile.s) {
+            gemm::put(&mut to[p], s);
+        }
+        // SAFETY: 32 bytes of the array.
+        let d = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(d.as_ptr().cast()) });
+        gemm::put_ps(&mut tile.d[0][p], _mm512_mul_ps(d, _mm512_set1_ps(B::SHARE)));
     }
-    #[inline(always)]
-    unsafe fn half(p: *const u8) -> i16 {
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+    unsafe fn extra(sums: *const i16, out: &mut [i32; 16]) {
+        // SAFETY: sixteen sums by the caller's word.
+        let sums = _mm512_cvtepi16_epi32(unsafe { _mm256_loadu_si256(sums.cast()) });
+        gemm::put(out, _mm512_mullo_epi32(sums, _mm512_set1_epi32(-i32::from(B::LARGEST))));
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+    unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
         // SAFETY: the caller's word.
-        unsafe { <B as Codebook>::half(p) }
+        unsafe { gemm::scaled_step::<Self, T>(work, tile, results) };
     }
+}
+
+impl<B: Codebook> Scaled for Tiles<B> {
+    const WIDE: bool = false;
+    const MINIMA: usize = 0;
 }
 
 /// All rows.
@@ -78,11 +121,13 @@ impl<B: Codebook> kquants::Unpack for B {
 /// As `Kernel`, with AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(super) unsafe fn rows<B: Codebook>(rows: &Rows<'_>) {
-    if rows.tokens.len() >= super::TILE_TOKENS {
+    let mut tiled = 0;
+    if rows.tokens.len() >= TILE_TOKENS {
+        tiled = rows.rows / ROWS * ROWS;
         // SAFETY: the caller's word.
-        return unsafe { tile::kquant::<B>(rows) };
+        unsafe { gemm::all::<Tiles<B>>(rows) };
     }
-    for first in (0..rows.rows).step_by(R) {
+    for first in (tiled..rows.rows).step_by(R) {
         for t in rows.tokens.clone() {
             // SAFETY: the caller's word; rows beyond the last are read as the last and not written.
             unsafe {
@@ -100,7 +145,7 @@ pub(super) unsafe fn rows<B: Codebook>(rows: &Rows<'_>) {
 unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
     let acts = rows.acts;
     let start: [*const u8; R] = std::array::from_fn(|i| rows.row((first + i).min(rows.rows - 1)));
-    let scale_index: [__m512i; 4] = std::array::from_fn(|i| kquants::scale_index(NATURAL[i]));
+    let scale_index: [__m512i; 4] = std::array::from_fn(|i| scale_index(i));
     let zero = _mm512_setzero_si512();
     let mut acc = _mm256_setzero_ps();
     for b in 0..acts.cols / 256 {
@@ -122,14 +167,23 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
                     products[i] = _mm512_dpwssd_epi32(products[i], _mm512_dpbusd_epi32(zero, w.q[c], signed), scale);
                 }
             }
-            let d = start.map(|p| <B as Codebook>::half(p.add(b * B::BYTES)));
+            let d = start.map(|p| B::half(p.add(b * B::BYTES)));
             let d = _mm256_cvtph_ps(_mm_setr_epi16(d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]));
-            let d = _mm256_mul_ps(d, _mm256_set1_ps(<B as Codebook>::SHARE));
+            let d = _mm256_mul_ps(d, _mm256_set1_ps(B::SHARE));
             let product = _mm256_cvtepi32_ps(sum_all(products));
             acc = _mm256_fmadd_ps(product, _mm256_mul_ps(d, _mm256_set1_ps(acts.scale(t, b))), acc);
         }
     }
     acc
+}
+
+/// Indices that spread a block's sixteen words of scales over the dwords of columns `64c..64c + 64`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scale_index(c: usize) -> __m512i {
+    let lanes: [i32; 16] = std::array::from_fn(|lane| (4 * c + lane / 4) as i32);
+    // SAFETY: 64 bytes of the array.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
 /// Points of eight times eight elements. Read as floats: those are put side by side by one instruction each.

@@ -1,42 +1,26 @@
-//! AVX-512 kernels: quantised weights by VNNI, floats by FMA. One file per quant family, `tile` for many tokens.
+//! AVX-512 kernels: quantised weights by VNNI, floats by FMA. Types that are packed have kernels for panels only (`packed`):
+//! the few rows beyond the last panel go to the tier below.
 
 mod codebook;
 mod float;
-mod kquants;
 mod lanes;
-mod legacy;
 mod pack;
 pub(super) mod packed;
 mod quantise;
-mod tile;
 
 pub(super) use float::round;
 pub(crate) use lanes::Wide;
 pub(super) use pack::pack;
 pub(crate) use quantise::quantise_row;
 
-use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use super::table::Kernel;
 use crate::quant::DType;
 use std::arch::x86_64::*;
 
-/// From how many tokens on a tile of rows is unpacked once for all of them. Both ways yield the same bits.
-pub(super) const TILE_TOKENS: usize = 4;
-
-/// Kernels of the tier with VNNI.
+/// Kernels of the tier with VNNI for plain rows.
 pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
     Some(match dtype {
-        DType::Q8_0 => legacy::rows::<Q80>,
-        DType::Q4_0 => legacy::rows::<Q40>,
-        DType::Q4_1 => legacy::rows::<Q41>,
-        DType::Q5_0 => legacy::rows::<Q50>,
-        DType::Q5_1 => legacy::rows::<Q51>,
-        DType::Q2_K => kquants::rows::<Q2K>,
-        DType::Q3_K => kquants::rows::<Q3K>,
-        DType::Q4_K => kquants::rows::<Q4K>,
-        DType::Q5_K => kquants::rows::<Q5K>,
-        DType::Q6_K => kquants::rows::<Q6K>,
         DType::IQ1_S => codebook::rows::<Iq1S>,
         DType::IQ1_M => codebook::rows::<Iq1M>,
         DType::IQ2_XXS => codebook::rows::<Iq2Xxs>,
@@ -71,15 +55,6 @@ unsafe fn load(p: *const u8) -> __m512i {
     unsafe { _mm512_loadu_si512(p.cast()) }
 }
 
-/// Reads two runs of 32 bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn load_halves(low: *const u8, high: *const u8) -> __m512i {
-    // SAFETY: the caller's word: 32 readable bytes each.
-    let (low, high) = unsafe { (_mm256_loadu_si256(low.cast()), _mm256_loadu_si256(high.cast())) };
-    _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
-}
-
 /// Sums the eight lanes of each half of eight vectors: lanes 0..8 are the low halves' sums, lanes 8..16 the high ones'.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -106,13 +81,4 @@ fn fold_halves(v: [__m512i; 8], join: impl Fn(__m512i, __m512i) -> __m512i) -> _
 fn sum_all(v: [__m512i; 8]) -> __m256i {
     let halves = sum_halves(v);
     _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64(halves, 1))
-}
-
-/// Sums the lanes of each of eight vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum_each(v: [__m256i; 8]) -> __m256i {
-    let low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    let high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-    _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31))
 }

@@ -42,7 +42,7 @@ pub(crate) unsafe fn pack(cut: &Cut, blocks: usize, rows: &[u8], panel: &mut [u8
 /// Transposes 16 x 16 dwords.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
     let mut quads = v;
     for i in 0..4 {
         let [a, b, c, d] = [v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]];

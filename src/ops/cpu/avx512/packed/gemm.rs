@@ -1,4 +1,5 @@
-//! `gemm_{q2k,q3k,q4k,q5k,q6k}_q8k_avx512vnni`, `gemm_{q80,q40,q41,q50,q51}_q8_avx512vnni`: panels times many tokens.
+//! `gemm_{q2k,q3k,q4k,q5k,q6k}_q8k_avx512vnni`, `gemm_{q80,q40,q41,q50,q51}_q8_avx512vnni`: panels times many tokens; runs of
+//! sixteen plain rows, where a family unpacks such (`avx512::codebook`).
 //!
 //! ```text
 //! per chunk of tokens (their results stay in L2)
@@ -34,15 +35,15 @@ const RUN: usize = 8 * COLS;
 
 /// Unpacked weights of [`P`] panels, and what goes with [`COLS`] of their columns.
 #[repr(align(64))]
-struct Tile {
+pub(in crate::ops::cpu::avx512) struct Tile {
     /// Weights, `[columns / 4][panel][row]`, four columns a dword.
-    q: [[[i32; ROWS]; P]; COLS / 4],
+    pub(in crate::ops::cpu::avx512) q: [[[i32; ROWS]; P]; COLS / 4],
     /// K-quants: scales, `[columns / 16 or 32][panel][row]`.
-    s: [[[i32; ROWS]; P]; 16],
+    pub(in crate::ops::cpu::avx512) s: [[[i32; ROWS]; P]; 16],
     /// K-quants: pairs of minima as [`pairs`] makes them.
     m: [[[i32; ROWS]; P]; 8],
     /// Factors of scales and minima, `[block][panel][row]`; K-quants have one block.
-    d: [[[f32; ROWS]; P]; 8],
+    pub(in crate::ops::cpu::avx512) d: [[[f32; ROWS]; P]; 8],
     dmin: [[[f32; ROWS]; P]; 8],
 }
 
@@ -52,29 +53,37 @@ type Extra = [[[i32; 16]; TOKENS]; RUN / COLS];
 
 /// Running results of a chunk of tokens.
 #[repr(align(64))]
-struct Results {
+pub(in crate::ops::cpu::avx512) struct Results {
     acc: [[[f32; ROWS]; TOKENS]; PANELS],
     min: [[[f32; ROWS]; TOKENS]; PANELS],
 }
 
 /// A family's part of the work.
-trait Family {
+pub(in crate::ops::cpu::avx512) trait Family {
     /// Columns of a block.
     const BLOCK: usize;
-    /// Bytes of a block of sixteen rows.
+    /// Bytes from a block of sixteen rows to the next.
     const STEP: usize;
     /// Minima are subtracted.
     const SUBTRACT: bool;
-    /// Unpacks `blocks` from `start` on to the tile's panel `p`.
-    unsafe fn unpack(start: *const u8, blocks: usize, tile: &mut Tile, p: usize);
+    /// Unpacks `blocks` from `start` on to the tile's panel `p`; plain rows are `row_bytes` apart.
+    unsafe fn unpack(start: *const u8, row_bytes: usize, blocks: usize, tile: &mut Tile, p: usize);
     /// Fills [`Extra`] of a token from its sixteen sums.
     unsafe fn extra(sums: *const i16, out: &mut [i32; 16]);
     /// Adds a tile to the results of `T` tokens.
     unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results);
 }
 
+/// A family with a block of 256 columns to a tile, whose sums meet integer scales.
+pub(in crate::ops::cpu::avx512) trait Scaled: Family {
+    /// Scales hold for 32 columns, else for 16.
+    const WIDE: bool;
+    /// Vectors of pairs of minima; 0 where [`Family::extra`] makes the starts of the sums.
+    const MINIMA: usize;
+}
+
 /// Where a step works.
-struct Work<'a> {
+pub(in crate::ops::cpu::avx512) struct Work<'a> {
     acts: &'a Acts<'a>,
     /// Of the tile.
     extra: &'a [[i32; 16]; TOKENS],
@@ -113,9 +122,13 @@ pub(super) unsafe fn legacy_rows<B: legacy::Panel>(rows: &Rows<'_>) {
     unsafe { all::<Legacy<B>>(rows) };
 }
 
+/// Whole runs of sixteen rows.
+///
+/// # Safety
+/// As `Kernel`, with AVX-512 VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-unsafe fn all<F: Family>(rows: &Rows<'_>) {
+pub(in crate::ops::cpu::avx512) unsafe fn all<F: Family>(rows: &Rows<'_>) {
     // SAFETY: zeros are valid for both.
     let (mut tile, mut results): (Tile, Results) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     let mut extra: Extra = [[[0; 16]; TOKENS]; RUN / COLS];
@@ -181,7 +194,7 @@ unsafe fn one_tile<F: Family>(
         // A panel that is not there stays in the tile as it is; its results go nowhere.
         for p in 0..P.min(panels - work.panel) {
             let block = panel(rows, first + work.panel + p).wrapping_add(work.b * F::STEP);
-            F::unpack(block, work.blocks, tile, p);
+            F::unpack(block, rows.row_bytes, work.blocks, tile, p);
         }
         // Groups as equal as can be.
         let mut groups = tokens.div_ceil(GROUP);
@@ -239,14 +252,14 @@ fn load_ps(v: &[f32; ROWS]) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn put(to: &mut [i32; ROWS], v: __m512i) {
+pub(in crate::ops::cpu::avx512) fn put(to: &mut [i32; ROWS], v: __m512i) {
     // SAFETY: 64 bytes.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) };
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn put_ps(to: &mut [f32; ROWS], v: __m512) {
+pub(in crate::ops::cpu::avx512) fn put_ps(to: &mut [f32; ROWS], v: __m512) {
     // SAFETY: 64 bytes.
     unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) };
 }
@@ -258,7 +271,7 @@ impl<B: kquants::Panel> Family for KQuant<B> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-    unsafe fn unpack(start: *const u8, _blocks: usize, tile: &mut Tile, p: usize) {
+    unsafe fn unpack(start: *const u8, _row_bytes: usize, _blocks: usize, tile: &mut Tile, p: usize) {
         // SAFETY: the caller's word.
         unsafe {
             for i in 0..32 {
@@ -294,65 +307,80 @@ impl<B: kquants::Panel> Family for KQuant<B> {
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
     unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
-        let (acts, zero) = (work.acts, _mm512_setzero_si512());
-        // Dwords of columns that share a scale.
-        let share = if B::WIDE { 8 } else { 4 };
-        // SAFETY: activations are padded to whole blocks.
-        unsafe {
-            // Tokens lie side by side.
-            let a = acts.q.as_ptr().add(acts.column(work.token, work.b * 256));
-            let extra = &work.extra[work.at..work.at + T];
-            let mut products = [[zero; T]; P];
-            // The compiler is not to see how many: unrolled, this fills the cache of decoded instructions.
-            for j in 0..black_box(64 / share) {
-                let mut sums = [[zero; T]; P];
-                if B::FOLDED {
-                    for (i, extra) in extra.iter().enumerate() {
-                        let start = _mm512_set1_epi32(*extra.get_unchecked(j));
-                        (0..P).for_each(|p| sums[p][i] = start);
-                    }
-                }
-                for k in j * share..(j + 1) * share {
-                    let w: [__m512i; P] = std::array::from_fn(|p| load(&tile.q.get_unchecked(k)[p]));
-                    for i in 0..T {
-                        let a = four(a, i * COLS / 4 + k);
-                        for p in 0..P {
-                            sums[p][i] = _mm512_dpbusd_epi32(sums[p][i], w[p], a);
-                        }
-                    }
-                }
-                for p in 0..P {
-                    let s = load(&tile.s.get_unchecked(j)[p]);
-                    for i in 0..T {
-                        products[p][i] = _mm512_add_epi32(products[p][i], _mm512_mullo_epi32(sums[p][i], s));
-                    }
-                }
-            }
-            let mut offsets = [[zero; T]; P];
-            for j in 0..if B::FOLDED { 0 } else { 2 * B::SCALES } {
+        // SAFETY: the caller's word.
+        unsafe { scaled_step::<Self, T>(work, tile, results) };
+    }
+}
+
+impl<B: kquants::Panel> Scaled for KQuant<B> {
+    const WIDE: bool = B::WIDE;
+    const MINIMA: usize = if B::FOLDED { 0 } else { 2 * B::SCALES };
+}
+
+/// [`Family::step`] of a family whose sums meet integer scales.
+///
+/// # Safety
+/// As `Kernel`, with AVX-512 VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+pub(in crate::ops::cpu::avx512) unsafe fn scaled_step<F: Scaled, const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
+    let (acts, zero) = (work.acts, _mm512_setzero_si512());
+    // Dwords of columns that share a scale.
+    let share = if F::WIDE { 8 } else { 4 };
+    // SAFETY: activations are padded to whole blocks.
+    unsafe {
+        // Tokens lie side by side.
+        let a = acts.q.as_ptr().add(acts.column(work.token, work.b * 256));
+        let extra = &work.extra[work.at..work.at + T];
+        let mut products = [[zero; T]; P];
+        // The compiler is not to see how many: unrolled, this fills the cache of decoded instructions.
+        for j in 0..black_box(64 / share) {
+            let mut sums = [[zero; T]; P];
+            if F::MINIMA == 0 {
                 for (i, extra) in extra.iter().enumerate() {
-                    let sums = _mm512_set1_epi32(extra[if B::WIDE { j / 2 * 4 + j % 2 } else { j }]);
+                    let start = _mm512_set1_epi32(*extra.get_unchecked(j));
+                    (0..P).for_each(|p| sums[p][i] = start);
+                }
+            }
+            for k in j * share..(j + 1) * share {
+                let w: [__m512i; P] = std::array::from_fn(|p| load(&tile.q.get_unchecked(k)[p]));
+                for i in 0..T {
+                    let a = four(a, i * COLS / 4 + k);
                     for p in 0..P {
-                        add_products(&mut offsets[p][i], load(&tile.m[j][p]), sums);
+                        sums[p][i] = _mm512_dpbusd_epi32(sums[p][i], w[p], a);
                     }
                 }
             }
-            for i in 0..T {
-                let scale = _mm512_set1_ps(acts.scale(work.token + i, work.b));
+            for p in 0..P {
+                let s = load(&tile.s.get_unchecked(j)[p]);
+                for i in 0..T {
+                    products[p][i] = _mm512_add_epi32(products[p][i], _mm512_mullo_epi32(sums[p][i], s));
+                }
+            }
+        }
+        let mut offsets = [[zero; T]; P];
+        for j in 0..F::MINIMA {
+            for (i, extra) in extra.iter().enumerate() {
+                let sums = _mm512_set1_epi32(extra[if F::WIDE { j / 2 * 4 + j % 2 } else { j }]);
                 for p in 0..P {
-                    let (panel, at) = (work.panel + p, work.at + i);
-                    let (acc, d) = (&mut results.acc[panel][at], _mm512_mul_ps(load_ps(&tile.d[0][p]), scale));
-                    put_ps(acc, _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[p][i]), d, load_ps(acc)));
-                    if !B::FOLDED {
-                        let (min, d) = (&mut results.min[panel][at], _mm512_mul_ps(load_ps(&tile.dmin[0][p]), scale));
-                        put_ps(min, _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[p][i]), d, load_ps(min)));
-                    }
+                    add_products(&mut offsets[p][i], load(&tile.m[j][p]), sums);
+                }
+            }
+        }
+        for i in 0..T {
+            let scale = _mm512_set1_ps(acts.scale(work.token + i, work.b));
+            for p in 0..P {
+                let (panel, at) = (work.panel + p, work.at + i);
+                let (acc, d) = (&mut results.acc[panel][at], _mm512_mul_ps(load_ps(&tile.d[0][p]), scale));
+                put_ps(acc, _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[p][i]), d, load_ps(acc)));
+                if F::MINIMA > 0 {
+                    let (min, d) = (&mut results.min[panel][at], _mm512_mul_ps(load_ps(&tile.dmin[0][p]), scale));
+                    put_ps(min, _mm512_fmadd_ps(_mm512_cvtepi32_ps(offsets[p][i]), d, load_ps(min)));
                 }
             }
         }
     }
 }
-
 impl<B: legacy::Panel> Family for Legacy<B> {
     const BLOCK: usize = 32;
     const STEP: usize = B::STEP;
@@ -360,7 +388,7 @@ impl<B: legacy::Panel> Family for Legacy<B> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-    unsafe fn unpack(start: *const u8, blocks: usize, tile: &mut Tile, p: usize) {
+    unsafe fn unpack(start: *const u8, _row_bytes: usize, blocks: usize, tile: &mut Tile, p: usize) {
         for b in 0..blocks {
             // SAFETY: the caller's word.
             unsafe {

@@ -8,7 +8,7 @@
 //! panels once into L1 for many. Both keep the order of `scalar`, so they yield its bits.
 
 mod codes;
-mod gemm;
+pub(super) mod gemm;
 mod gemv;
 mod kquants;
 mod legacy;
