@@ -76,9 +76,9 @@ impl<B: Codebook> Family for Tiles<B> {
             };
             s[r] = _mm512_cvtepi16_epi32(points.s);
             let offset = _mm512_set1_epi8(B::LARGEST as i8);
-            for c in 0..4 {
+            for (c, q) in q.iter_mut().enumerate() {
                 let (points, minus) = (points.q[c], points.minus[c]);
-                q[c][r] = _mm512_mask_sub_epi8(_mm512_add_epi8(offset, points), minus, offset, points);
+                q[r] = _mm512_mask_sub_epi8(_mm512_add_epi8(offset, points), minus, offset, points);
             }
         }
         for (c, q) in q.into_iter().enumerate() {
