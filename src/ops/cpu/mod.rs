@@ -20,7 +20,6 @@ mod isa;
 mod matmul;
 mod pack;
 #[cfg(target_arch = "x86_64")]
-mod panels;
 mod pool;
 mod probe;
 mod rows;
@@ -28,6 +27,7 @@ mod scalar;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod vector;
 
 pub use acts::{Scratch, ScratchSize};

@@ -146,10 +146,7 @@ impl Table {
     /// How a matrix `[rows, cols]` of `dtype` is best laid out.
     pub(crate) fn layout(&self, dtype: DType, rows: usize, cols: usize) -> Layout {
         let fits = rows >= ROWS && dtype.row_bytes(cols).is_some();
-        // Without VNNI only Q4_K gains in decode and prefill: for other types the kernels of panels unpack slower than
-        // those of plain rows, and serve what is packed already.
-        let faster = self.isa >= Isa::Avx512Vnni || dtype == DType::Q4_K;
-        if fits && faster && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
+        if fits && self.packed(dtype).is_some() { Layout::Packed } else { Layout::Plain }
     }
 
     /// The form of activations that this tier multiplies weights of `dtype` with; `None` for types without kernels.

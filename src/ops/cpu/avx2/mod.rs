@@ -1,18 +1,17 @@
 //! AVX2 kernels: quantised weights by `vpmaddubsw`, floats by FMA. Eight results side by side in one vector: eight rows
-//! times one token, or one row times eight tokens.
+//! times one token, or one row times eight tokens. Types that are packed have kernels for panels only (`packed`): the few rows beyond
+//! the last panel are `scalar`'s.
 
 mod float;
 mod fp4;
 mod kquants;
 mod lanes;
-mod legacy;
 pub(super) mod packed;
 
 pub(crate) use lanes::Pairs;
 
 use super::acts::{QuantisedRow, quantise_row as quantise};
-use super::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
-use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Tq10, Tq20};
+use super::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Tq10};
 use super::table::{Kernel, Rows};
 use crate::quant::DType;
 use half::f16;
@@ -23,22 +22,12 @@ const N: usize = 8;
 /// From how many tokens on eight tokens go side by side, not eight rows. Both ways yield the same bits.
 const MANY_TOKENS: usize = 4;
 
-/// Kernels of the tier.
+/// Kernels of the tier for plain rows.
 pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
     Some(match dtype {
         DType::F32 => float::rows::<float::F32>,
         DType::F16 => float::rows::<float::F16>,
         DType::BF16 => float::rows::<float::Bf16>,
-        DType::Q8_0 => legacy::rows::<Q80>,
-        DType::Q4_0 => legacy::rows::<Q40>,
-        DType::Q4_1 => legacy::rows::<Q41>,
-        DType::Q5_0 => legacy::rows::<Q50>,
-        DType::Q5_1 => legacy::rows::<Q51>,
-        DType::Q2_K => kquants::rows::<Q2K>,
-        DType::Q3_K => kquants::rows::<Q3K>,
-        DType::Q4_K => kquants::rows::<Q4K>,
-        DType::Q5_K => kquants::rows::<Q5K>,
-        DType::Q6_K => kquants::rows::<Q6K>,
         DType::IQ1_S => kquants::rows::<Iq1S>,
         DType::IQ1_M => kquants::rows::<Iq1M>,
         DType::IQ2_XXS => kquants::rows::<Iq2Xxs>,
@@ -46,11 +35,7 @@ pub(crate) fn kernel(dtype: DType) -> Option<Kernel> {
         DType::IQ2_S => kquants::rows::<Iq2S>,
         DType::IQ3_XXS => kquants::rows::<Iq3Xxs>,
         DType::IQ3_S => kquants::rows::<Iq3S>,
-        DType::IQ4_NL => legacy::rows::<Iq4Nl>,
-        DType::IQ4_XS => kquants::rows::<Iq4Xs>,
         DType::TQ1_0 => kquants::rows::<Tq10>,
-        DType::TQ2_0 => kquants::rows::<Tq20>,
-        DType::MXFP4 => legacy::rows::<Mxfp4>,
         DType::NVFP4 => fp4::rows,
         _ => return None,
     })

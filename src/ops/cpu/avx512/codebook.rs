@@ -4,14 +4,15 @@
 //! Points are fetched one by one; what stands beside them (upper bits of indices, signs, scales) is unpacked for a whole
 //! block at a time. Weights stay magnitudes and their signs 256 bits of masks, which negate the activations: a masked
 //! subtraction for 64 columns, and `vpdpbusd` needs no offset. Its four products per lane stay below 2¹⁵, so `vpdpwssd` applies
-//! the scales; eight rows are reduced together. Many tokens: [`gemm`]'s tiles, with the signs put to the weights.
+//! the scales; eight rows are reduced together. Many tokens: [`tiles`], with the signs put to the weights.
 
 use super::pack::transpose;
-use super::packed::gemm::{self, Family, Results, Scaled, Tile, Work};
+use super::packed::gemm::{self, Scaled};
 use super::{load, sum_all};
 use crate::ops::cpu::blocks::KBlock;
 use crate::ops::cpu::codes::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use crate::ops::cpu::table::Rows;
+use crate::ops::cpu::tiles::{self, Family, Results, Tile, Work};
 use crate::quant::codebook;
 use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
@@ -38,11 +39,12 @@ pub(super) trait Codebook: KBlock {
     const LARGEST: u8;
     /// What the block's F16 number is to be multiplied with.
     const SHARE: f32;
-    /// Unpacks a block.
+    /// Unpacks a block. A function for each of its two uses, so that both inline it: apart, it would hand registers over in
+    /// memory.
     ///
     /// # Safety
     /// AVX-512 and [`KBlock::BYTES`] readable bytes.
-    unsafe fn points(p: *const u8) -> Points;
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points;
     /// The block's F16 number.
     ///
     /// # Safety
@@ -61,6 +63,7 @@ impl<B: Codebook> Family for Tiles<B> {
     const BLOCK: usize = 256;
     const STEP: usize = B::BYTES;
     const SUBTRACT: bool = true;
+    const GROUP: usize = gemm::GROUP;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
@@ -72,7 +75,7 @@ impl<B: Codebook> Family for Tiles<B> {
             // SAFETY: the block is readable by the caller's word.
             let points = unsafe {
                 d[r] = B::half(block);
-                B::points(block)
+                B::points::<true>(block)
             };
             s[r] = _mm512_cvtepi16_epi32(points.s);
             let offset = _mm512_set1_epi8(B::LARGEST as i8);
@@ -102,11 +105,11 @@ impl<B: Codebook> Family for Tiles<B> {
         gemm::put(out, _mm512_mullo_epi32(sums, _mm512_set1_epi32(-i32::from(B::LARGEST))));
     }
 
-    #[inline(never)]
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-    unsafe fn step<const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
+    unsafe fn step(tokens: usize, work: &Work<'_>, tile: &Tile, results: &mut Results) {
         // SAFETY: the caller's word.
-        unsafe { gemm::scaled_step::<Self, T>(work, tile, results) };
+        unsafe { gemm::scaled_step::<Self>(tokens, work, tile, results) };
     }
 }
 
@@ -121,13 +124,13 @@ impl<B: Codebook> Scaled for Tiles<B> {
 /// As `Kernel`, with AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 pub(super) unsafe fn rows<B: Codebook>(rows: &Rows<'_>) {
-    let mut tiled = 0;
+    let mut done = 0;
     if rows.tokens.len() >= TILE_TOKENS {
-        tiled = rows.rows / ROWS * ROWS;
+        done = rows.rows / ROWS * ROWS;
         // SAFETY: the caller's word.
-        unsafe { gemm::all::<Tiles<B>>(rows) };
+        unsafe { tiled::<B>(rows) };
     }
-    for first in (tiled..rows.rows).step_by(R) {
+    for first in (done..rows.rows).step_by(R) {
         for t in rows.tokens.clone() {
             // SAFETY: the caller's word; rows beyond the last are read as the last and not written.
             unsafe {
@@ -137,6 +140,14 @@ pub(super) unsafe fn rows<B: Codebook>(rows: &Rows<'_>) {
             }
         }
     }
+}
+
+/// Whole runs of sixteen rows times many tokens. Apart from [`rows`], which is not to touch the stack that this takes.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
+unsafe fn tiled<B: Codebook>(rows: &Rows<'_>) {
+    // SAFETY: the caller's word.
+    unsafe { tiles::all::<Tiles<B>>(rows) };
 }
 
 /// Eight rows from `first` on times token `t`.
@@ -159,7 +170,7 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
                 for line in 0..B::BYTES.div_ceil(64) {
                     _mm_prefetch(p.wrapping_add(R * rows.row_bytes + 64 * line).cast(), _MM_HINT_T1);
                 }
-                let w = B::points(p);
+                let w = B::points::<false>(p);
                 let s = _mm512_castsi256_si512(w.s);
                 for c in 0..4 {
                     let scale = _mm512_maskz_permutexvar_epi16(0x5555_5555, scale_index[c], s);
@@ -167,7 +178,10 @@ unsafe fn gemv<B: Codebook>(rows: &Rows<'_>, first: usize, t: usize) -> __m256 {
                     products[i] = _mm512_dpwssd_epi32(products[i], _mm512_dpbusd_epi32(zero, w.q[c], signed), scale);
                 }
             }
-            let d = start.map(|p| B::half(p.add(b * B::BYTES)));
+            let mut d = [0; R];
+            for (d, p) in d.iter_mut().zip(start) {
+                *d = B::half(p.add(b * B::BYTES));
+            }
             let d = _mm256_cvtph_ps(_mm_setr_epi16(d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]));
             let d = _mm256_mul_ps(d, _mm256_set1_ps(B::SHARE));
             let product = _mm256_cvtepi32_ps(sum_all(products));
@@ -193,8 +207,12 @@ fn scale_index(c: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn eight<const N: usize>(points: &[u64; N], index: [usize; 8]) -> __m512i {
-    // SAFETY: the caller's word; any bits are a number.
-    let [a, b, c, d, e, f, g, h] = index.map(|i| unsafe { *points.as_ptr().add(i).cast::<f64>() });
+    let mut v = [0.0; 8];
+    for (v, i) in v.iter_mut().zip(index) {
+        // SAFETY: the caller's word; any bits are a number.
+        *v = unsafe { *points.as_ptr().add(i).cast::<f64>() };
+    }
+    let [a, b, c, d, e, f, g, h] = v;
     _mm512_castpd_si512(_mm512_setr_pd(a, b, c, d, e, f, g, h))
 }
 
@@ -205,8 +223,11 @@ unsafe fn eight<const N: usize>(points: &[u64; N], index: [usize; 8]) -> __m512i
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn sixteen<const N: usize>(points: &[u32; N], index: [usize; 16]) -> __m512i {
-    // SAFETY: the caller's word; any bits are a number.
-    let v = index.map(|i| unsafe { *points.as_ptr().add(i).cast::<f32>() });
+    let mut v = [0.0; 16];
+    for (v, i) in v.iter_mut().zip(index) {
+        // SAFETY: the caller's word; any bits are a number.
+        *v = unsafe { *points.as_ptr().add(i).cast::<f32>() };
+    }
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v;
     _mm512_castps_si512(_mm512_setr_ps(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
 }
@@ -317,7 +338,7 @@ impl Codebook for Iq2Xxs {
     const SHARE: f32 = 0.125;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 66 bytes: eight groups of 8, four indices first.
         let x = unsafe { load(p.add(2)) };
         let (minus, s) = signs_and_scales(_mm512_cvtepi64_epi32(_mm512_srli_epi64(x, 32)));
@@ -332,7 +353,7 @@ impl Codebook for Iq2Xs {
     const SHARE: f32 = 0.125;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 74 bytes.
         let (x, s) = unsafe { (load(p.add(2)), odd_nibbles(p.add(66))) };
         let minus = masks(even(_mm512_cvtepi16_epi8(_mm512_srli_epi16(x, 9))));
@@ -347,7 +368,7 @@ impl Codebook for Iq2S {
     const SHARE: f32 = 0.125;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 82 bytes.
         unsafe {
             let high = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(p.add(66).cast::<i64>().read_unaligned()));
@@ -365,7 +386,7 @@ impl Codebook for Iq3Xxs {
     const SHARE: f32 = 0.25;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 98 bytes.
         let (minus, s) = signs_and_scales(unsafe { _mm256_loadu_si256(p.add(66).cast()) });
         // SAFETY: as above; a byte is below 256.
@@ -379,7 +400,7 @@ impl Codebook for Iq3S {
     const SHARE: f32 = 1.0;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 110 bytes.
         unsafe {
             let ninth = p.add(66).cast::<u64>().read_unaligned();
@@ -426,7 +447,7 @@ impl Codebook for Iq1S {
     const SHARE: f32 = 0.125;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 50 bytes.
         unsafe {
             let x = _mm_loadu_si128(p.add(34).cast());
@@ -447,7 +468,7 @@ impl Codebook for Iq1M {
     const SHARE: f32 = 0.125;
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn points(p: *const u8) -> Points {
+    unsafe fn points<const TILED: bool>(p: *const u8) -> Points {
         // SAFETY: within the block of 56 bytes.
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.add(32).cast()));

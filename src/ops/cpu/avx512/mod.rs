@@ -1,5 +1,5 @@
 //! AVX-512 kernels: quantised weights by VNNI, floats by FMA. Types that are packed have kernels for panels only (`packed`):
-//! the few rows beyond the last panel go to the tier below.
+//! the few rows beyond the last panel go to another tier.
 
 mod codebook;
 mod float;
