@@ -58,18 +58,20 @@ doc: ## API documentation, warnings denied
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60)
 	scripts/fuzz.sh $${FUZZ_SECONDS:-60}
 
-# Python with the referees' packages: the environment's own unless another is named.
-GOLDENS_PYTHON ?= .venv-goldens/bin/python
+# Python with the referees' packages: an environment made for it unless another is named.
+ifndef GOLDENS_PYTHON
+GOLDENS_PYTHON := .venv-goldens/bin/python
+GOLDENS_READY := .venv-goldens/.ready
+endif
 
-goldens: $(GOLDENS_PYTHON) ## Make the goldens anew with transformers and llama.cpp, in a virtual environment
+goldens: $(GOLDENS_READY) ## Make the goldens anew with transformers and llama.cpp, in a virtual environment
 	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh
 
-check-goldens: $(GOLDENS_PYTHON) ## Compare what transformers and llama.cpp say today with the goldens that are committed
+check-goldens: $(GOLDENS_READY) ## Compare what transformers and llama.cpp say today with the goldens that are committed
 	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh --check
 
-.venv-goldens/bin/python: scripts/goldens/requirements.txt
-	python3 -m venv .venv-goldens
-	.venv-goldens/bin/pip install -q --disable-pip-version-check -r $<
+.venv-goldens/.ready: scripts/goldens/requirements.txt scripts/goldens/environment.sh scripts/goldens/cpu_torch.py
+	scripts/goldens/environment.sh .venv-goldens
 	@touch $@
 
 clean: ## Remove what builds and tests left

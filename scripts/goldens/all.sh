@@ -42,6 +42,7 @@ llama_cpp() {
         models/omni-stories-q8_0.gguf models/omni-stories-q4_k_m.gguf
     peer types $data/tiny-types/golden.json --tokens $data/tiny/golden.json "$tiny/llama.gguf"
     peer hf $data/hf-tiny/llama-cpp.json --tokens $data/hf-tiny/ids.json $data/hf-tiny/*.gguf.zst
+    peer pre $data/vocab/pre.json --text $data/vocab/ggml-vocab-gpt-2.gguf.inp $data/vocab/ggml-vocab-gpt-2.gguf.xz
     peer stories models/omni-stories.golden.json --text models/omni-stories-heldout.txt \
         models/omni-stories-f32.gguf models/omni-stories-f16.gguf models/omni-stories-q8_0.gguf models/omni-stories-q4_k_m.gguf
 }

@@ -14,6 +14,7 @@
   from_llama_cpp.py long MODEL-f32.gguf...                      the last logits of a prompt of 700 tokens
   from_llama_cpp.py hf NAME.gguf.zst... --tokens IDS.json       first and last logits of the models that from_transformers.py made, of
                                                                 those that llama.cpp takes; see PEER
+  from_llama_cpp.py pre VOCAB.gguf.xz --text CASES.inp          ids of the cases under each of PRE, by that vocabulary
   from_llama_cpp.py stories MODEL-{f32,f16,...}.gguf --text TEXT
                                   greedy continuations of fixed prompts; perplexity by llama-perplexity's definition,
                                   context 512 (F16 KV)
@@ -22,7 +23,7 @@ Prints JSON. --check GOLDEN.json compares instead and fails when a logit differs
 or a perplexity by more than 1e-3 of itself, anything else at all, or when one has what the other lacks. Only models that
 are named are compared, and all that is known of each.
 """
-import argparse, json, math, os, sys, tempfile
+import argparse, json, lzma, math, os, sys, tempfile
 import numpy as np
 
 PROMPTS = ["Once upon a time", "Lily and Tom", "One day, a little dog", "The sun was shining"]
@@ -286,6 +287,30 @@ def perplexity(path, text, context=512):
     return round(math.exp(sum(losses) / len(losses)), 4)
 
 
+# Pre-tokenizers of which no committed vocabulary has its own. Not those in which llama.cpp departs from their makers'.
+PRE = ["dbrx", "llama-bpe", "smollm", "starcoder", "deepseek-coder", "deepseek-v3", "tekken", "qwen35"]
+CASE_END = "\n__ggml_vocab_test__\n"  # of the .inp files
+
+
+def pre(path, cases):
+    """Ids of the cases by a byte-level vocabulary, under the name of each pre-tokenizer in place of its own."""
+    import llama_cpp
+    size = lambda number: number.to_bytes(8, "little")
+    with lzma.open(path) as file:
+        data = file.read()
+    key = b"tokenizer.ggml.pre" + (8).to_bytes(4, "little")
+    at = data.index(key) + len(key)
+    end = at + 8 + int.from_bytes(data[at:at + 8], "little")
+    found = {}
+    for name in PRE:
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
+            file.write(data[:at] + size(len(name)) + name.encode() + data[end:])
+            file.flush()
+            vocabulary = llama_cpp.Llama(file.name, vocab_only=True, verbose=False)
+            found[name] = [vocabulary.tokenize(case.encode(), add_bos=False, special=False) for case in cases]
+    return found
+
+
 def differences(found, golden, where=""):
     """Lines that say where two goldens differ."""
     name = where.rsplit("/", 1)[-1]
@@ -310,9 +335,9 @@ def differences(found, golden, where=""):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "long", "hf", "stories"])
+    parser.add_argument("what", choices=["tiny", "quant", "types", "rope", "long", "hf", "pre", "stories"])
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--text", help="text whose perplexity is taken (stories)")
+    parser.add_argument("--text", help="text whose perplexity is taken (stories), or cases (pre)")
     parser.add_argument("--tokens", help="JSON file whose `tokens` lists are used: a model's own, else the first (the golden)")
     parser.add_argument("--check", help="golden to compare with")
     args = parser.parse_args()
@@ -320,6 +345,9 @@ def main():
     names = [os.path.basename(path) for path in args.files]
     if args.what == "stories":
         result = stories(args.files, args.text or parser.error("stories needs --text"))
+    elif args.what == "pre":
+        cases = open(args.text or parser.error("pre needs --text"), encoding="utf-8", newline="").read().split(CASE_END)
+        result = {name: pre(path, cases) for name, path in zip(names, args.files)}
     elif args.what == "hf":
         ids = json.load(open(args.tokens or parser.error("hf needs --tokens")))
         found = {name: hf(path, ids) for name, path in zip(names, args.files)}

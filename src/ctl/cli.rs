@@ -114,7 +114,8 @@ pub fn command() -> clap::Command {
 
 /// Runs `omnictl`. `others` are the command lines of the daemon and the proxy, which only their man pages need.
 pub fn main(others: Vec<clap::Command>) -> ExitCode {
-    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+    let matches = command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
@@ -122,7 +123,9 @@ pub fn main(others: Vec<clap::Command>) -> ExitCode {
     let done = match cli.command {
         Command::File(FileCommand::Selftest(args)) if !args.is_file() => {
             let client = Client::new(cli.global.socket.unwrap_or_else(crate::config::client_socket));
-            with_runtime(async { selftest::run_served(&client, &args, out).await })
+            let own = matches.subcommand_matches("selftest");
+            let fits = own.map_or(Ok(()), selftest::refuse_options_of_files);
+            fits.and_then(|()| with_runtime(async { selftest::run_served(&client, &args, out).await }))
         }
         Command::File(command) => on_file(command, others, out),
         Command::Daemon(DaemonCommand::Status(args)) if args.topology => topology::show(out),

@@ -40,9 +40,9 @@ impl<'a> Binder<'a> {
         let Some(tensor) = self.scaled_matrix(name, rows, cols)? else { return Ok(None) };
         // Left out it would be a silent error: the weights are off by that factor.
         if let Some(stem) = name.strip_suffix(".weight")
-            && let Some(scale) = scale_names(stem).iter().find(|scale| self.tensors.contains_key(scale.as_str()))
+            && let Some(scale) = scale_names(stem).iter().find_map(|scale| self.tensors.get(scale.as_str()))
         {
-            return Err(not_applied(scale.clone(), &tensor));
+            return Err(not_applied(scale, &tensor));
         }
         Ok(Some(tensor))
     }
@@ -156,7 +156,7 @@ impl<'a> Binder<'a> {
         let Linear { weight, scale, .. } = self.stack(name, matrices, rows, cols)?;
         match scale {
             None => Ok(weight),
-            Some(scale) => Err(not_applied(scale.name, &weight)),
+            Some(scale) => Err(not_applied(&scale, &weight)),
         }
     }
 
@@ -212,9 +212,8 @@ fn missing(name: &str) -> Error {
 
 const NOT_F32: &str = "norms, biases, factors and convolutions must be F32";
 
-fn not_applied(scale: String, weight: &TensorInfo) -> Error {
-    let problem = "a factor for the whole of this tensor cannot be applied; convert it with another type";
-    Error::Type { tensor: scale, dtype: weight.dtype, problem }
+fn not_applied(factor: &TensorInfo, weight: &TensorInfo) -> Error {
+    Error::Factor { tensor: factor.name.clone(), weight: weight.name.clone(), dtype: weight.dtype }
 }
 
 fn undecodable(tensor: &TensorInfo) -> Error {

@@ -65,6 +65,19 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A factor for the whole of a tensor, where none is applied.
+    #[error(
+        "tensor {tensor:?} is a factor for the whole of {weight:?}, which is of type {dtype}; it cannot be applied there: \
+         convert {weight:?} with another type"
+    )]
+    Factor {
+        /// The factor's name.
+        tensor: String,
+        /// The name of what it belongs to.
+        weight: String,
+        /// The type of that.
+        dtype: DType,
+    },
 }
 
 fn nearest(found: &str) -> String {

@@ -25,12 +25,7 @@ pub(super) fn read(file: &File, architecture: Architecture) -> Result<Hparams, E
     let keys = Keys { metadata: &file.metadata, prefix: architecture.name(), choice_bias };
     keys.refuse_unsupported()?;
     let blocks = keys.positive("block_count")?;
-    // Layers for predicting further tokens stand at the end; they are not run.
-    let further = keys.get::<u32>("nextn_predict_layers")?.unwrap_or(0) as usize;
-    if further >= blocks {
-        return Err(keys.bad("nextn_predict_layers", further, format!("there are only {blocks} blocks")));
-    }
-    let layers = blocks - further;
+    let layers = keys.run_layers(file, blocks)?;
     if layers > file.tensors.len() {
         let problem = format!("the file has only {} tensors", file.tensors.len());
         return Err(keys.bad("block_count", layers, problem));
@@ -89,6 +84,21 @@ impl<'a> Keys<'a> {
 
     pub(super) fn bad(&self, name: &str, value: impl ToString, problem: impl Into<String>) -> Error {
         Error::BadValue { key: self.key(name), value: value.to_string(), problem: problem.into() }
+    }
+
+    /// Blocks that are run. Those for predicting further tokens stand at the end and are not: `nextn_predict_layers` of
+    /// them, or, whatever the key says, from the first on that has a tensor of theirs.
+    fn run_layers(&self, file: &File, blocks: usize) -> Result<usize, Error> {
+        const FURTHER: &str = "nextn_predict_layers";
+        let first = file.tensors.iter().filter_map(|tensor| super::further_block(&tensor.name)).min();
+        let further = match first {
+            Some(first) => blocks.saturating_sub(first),
+            None => self.get::<u32>(FURTHER)?.unwrap_or(0) as usize,
+        };
+        if further >= blocks {
+            return Err(self.bad(FURTHER, further, format!("there are only {blocks} blocks")));
+        }
+        Ok(blocks - further)
     }
 
     /// A count from 1 to 2³²-1, `None` where the key is missing. The bound keeps products of two within 64 bits.

@@ -133,6 +133,16 @@ pub fn bind(file: &File) -> Result<Model<TensorInfo>, Error> {
     Ok(model)
 }
 
+/// The block that a tensor belongs to.
+fn block_of(tensor: &str) -> Option<usize> {
+    tensor.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+}
+
+/// The same, of a tensor that only blocks for predicting further tokens have (MTP: multi-token prediction).
+fn further_block(tensor: &str) -> Option<usize> {
+    block_of(tensor).filter(|_| tensor.contains(".nextn."))
+}
+
 /// Binds what stands around the blocks, and each of them by `layer`.
 fn whole(b: &mut Binder, h: Hparams, layer: BindLayer) -> Result<Model<TensorInfo>, Error> {
     let [rope_factors, rope_factors_long] = match h.architecture {
@@ -301,8 +311,17 @@ pub struct Model<T> {
     pub rope_factors_long: Option<T>,
     /// The blocks, in order.
     pub layers: Vec<Layer<T>>,
-    /// Names of the file's tensors that this architecture has no use for: worth a warning, no reason to refuse.
+    /// Names of the file's tensors that this architecture has no use for, those of further blocks among them: worth a
+    /// warning, no reason to refuse.
     pub ignored: Vec<String>,
+}
+
+impl<T> Model<T> {
+    /// Of [`Model::ignored`], those of blocks for predicting further tokens, which are not run; and the others.
+    pub fn further_and_unknown(&self) -> (Vec<&str>, Vec<&str>) {
+        let further = |name: &&str| block_of(name).is_some_and(|block| block >= self.hparams.layers);
+        self.ignored.iter().map(String::as_str).partition(further)
+    }
 }
 
 /// One transformer block.

@@ -3,11 +3,11 @@
 //!
 //! Behind `omnictl inspect`; a [`Report`] serialises to its `--json`, whose keys are an interface.
 
-use super::{Error, bind};
-use crate::gguf::{File, FromValue, Metadata, Strings, Value};
+use super::{Error, Model, bind};
+use crate::gguf::{File, FromValue, Metadata, Strings, TensorInfo, Value};
 use crate::quant::DType;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A file's summary.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -106,7 +106,8 @@ pub struct Bytes {
     pub kv_at_context: Option<u64>,
     /// Recurrent state of one sequence, whatever its length; `None` for a model without, or one that does not run here.
     pub state_per_sequence: Option<u64>,
-    /// Weights, one whole context and one recurrent state; scratch buffers come on top.
+    /// Weights that are loaded (not those a warning tells of), one whole context and one recurrent state; scratch buffers
+    /// come on top.
     pub load: Option<u64>,
 }
 
@@ -125,7 +126,8 @@ impl Report {
         let weights = file.tensors.iter().fold(0u64, |sum, tensor| sum.saturating_add(tensor.size));
         let kv_at_context = kv_per_token.zip(context).map(|(bytes, tokens)| bytes.saturating_mul(tokens));
         let state = bound.as_ref().ok().map(|model| model.hparams.state_bytes()).filter(|&bytes| bytes > 0);
-        let warnings = bound.as_ref().map(|model| warnings(&model.ignored)).unwrap_or_default();
+        let warnings = bound.as_ref().map(|model| warnings(file, model)).unwrap_or_default();
+        let loaded = bound.as_ref().map_or(weights, |model| model.weight_bytes());
         let reasons = bound.err().map(|error| reasons(file, &error)).unwrap_or_default();
         Report {
             name: keys.text("name", "general.name"),
@@ -147,7 +149,7 @@ impl Report {
                 kv_per_token,
                 kv_at_context,
                 state_per_sequence: state,
-                load: kv_at_context.map(|kv| kv.saturating_add(weights).saturating_add(state.unwrap_or(0))),
+                load: kv_at_context.map(|kv| kv.saturating_add(loaded).saturating_add(state.unwrap_or(0))),
             },
             sources: keys.sources,
         }
@@ -292,13 +294,27 @@ fn reasons(file: &File, error: &Error) -> Vec<String> {
     reasons
 }
 
-fn warnings(ignored: &[String]) -> Vec<String> {
+/// What is in the file and not used: blocks for predicting further tokens, and what the architecture does not know.
+fn warnings(file: &File, model: &Model<TensorInfo>) -> Vec<String> {
     const SHOWN: usize = 8;
-    match ignored.len() {
-        0 => Vec::new(),
-        count => {
-            let more = if count > SHOWN { ", …" } else { "" };
-            vec![format!("{count} tensors are not used: {}{more}", ignored[..count.min(SHOWN)].join(", "))]
-        }
+    let (further, unknown) = model.further_and_unknown();
+    let mut warnings = Vec::new();
+    if !further.is_empty() {
+        let blocks: BTreeSet<usize> = further.iter().filter_map(|name| super::block_of(name)).collect();
+        let names: HashSet<&str> = further.iter().copied().collect();
+        let skipped = file.tensors.iter().filter(|tensor| names.contains(tensor.name.as_str()));
+        let bytes: u64 = skipped.fold(0, |sum, tensor| sum.saturating_add(tensor.size));
+        let blocks = blocks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        warnings.push(format!(
+            "block {blocks} is for predicting further tokens (MTP, nextn) and is skipped: {} tensors of {bytes} bytes are not \
+             loaded",
+            further.len()
+        ));
     }
+    if !unknown.is_empty() {
+        let more = if unknown.len() > SHOWN { ", …" } else { "" };
+        let shown = unknown[..unknown.len().min(SHOWN)].join(", ");
+        warnings.push(format!("{} tensors are not used: {shown}{more}", unknown.len()));
+    }
+    warnings
 }

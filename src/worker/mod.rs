@@ -31,8 +31,12 @@ pub const EXIT_REFUSED: i32 = 78;
 /// Exit status: something failed that may go better next time.
 pub const EXIT_FAILED: i32 = 70;
 
-/// Bytes of memory that a worker may take beyond what it has when its model is loaded: requests and their prompts.
+/// Bytes of memory that a worker may take beyond what it has when its model is loaded: requests and their prompts. At least
+/// so many, and as many times `max_body_bytes` as they are of its default: eight bodies may be in memory, each of which
+/// becomes text, tokens and templates' values.
 const GROWTH: u64 = 4 << 30;
+const GROWTH_BY_BODY: u64 = 128;
+
 /// Well below the shortest `heartbeat_timeout` that a configuration may ask for.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Heartbeats between two reports of experts, which are long for models with many.
@@ -55,16 +59,16 @@ pub fn run() -> i32 {
     if let Err(error) = crate::sys::process::prefer_for_oom_kill() {
         tracing::debug!(%error, "this worker is not offered to the kernel first when memory runs out");
     }
-    serve_model(listener.into(), control.into(), Some(vault), Some(GROWTH))
+    serve_model(listener.into(), control.into(), Some(vault), true)
 }
 
 /// Runs a worker on a listening socket and a control channel, without a vault; returns its exit status. The process's
 /// memory is not limited: it may have other work to do.
 pub fn run_on(listener: UnixListener, control: UnixStream) -> i32 {
-    serve_model(listener, control, None, None)
+    serve_model(listener, control, None, false)
 }
 
-fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedFd>, growth: Option<u64>) -> i32 {
+fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedFd>, limited: bool) -> i32 {
     let (spec, reporter, control) = match control::begin(control) {
         Ok(begun) => begun,
         Err(error) => {
@@ -73,6 +77,7 @@ fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedF
         }
     };
     let vault = Vault::new(vault.filter(|_| spec.vault));
+    let growth = limited.then(|| growth(spec.max_body_bytes));
     let reason = match work(listener, (spec, vault), &reporter, control, growth) {
         Ok(()) => return EXIT_OK,
         Err(reason) => reason,
@@ -93,6 +98,10 @@ fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedF
             EXIT_FAILED
         }
     }
+}
+
+fn growth(max_body_bytes: usize) -> u64 {
+    GROWTH.max(GROWTH_BY_BODY.saturating_mul(max_body_bytes as u64))
 }
 
 /// Why a worker ends without having been told to.

@@ -33,6 +33,12 @@ fn spec(path: &Path) -> Spec {
     }
 }
 
+/// A body that the settings allow does not end its worker.
+#[test]
+fn memory_for_requests_follows_what_a_body_may_hold() {
+    assert_eq!([1 << 10, 32 << 20, 1 << 30].map(growth), [4 << 30, 4 << 30, 128 << 30]);
+}
+
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/omni-stories-q8_0.gguf")
 }

@@ -65,6 +65,25 @@ async fn selftest_is_a_line_per_check_and_an_exit_status() {
     assert!(report["checks"][0]["difference"].as_f64().unwrap() < report["checks"][0]["bound"].as_f64().unwrap());
     // A model's id is asked of the daemon, a path is a file.
     assert_eq!(run(nowhere, &["selftest", "oracle"], "").await.code, 3);
+    // It computes as it was loaded; what would say otherwise is refused, not left aside.
+    let others: [&[&str]; 6] = [
+        &["--isa", "avx2"],
+        &["--kv", "f16"],
+        &["-t", "1"],
+        &["--cpus", "0"],
+        &["--all"],
+        &["--all", "--isa", "scalar"],
+    ];
+    for options in others {
+        let done = run(nowhere, &[&["selftest", "oracle"], options].concat(), "").await;
+        let mut names = options
+            .iter()
+            .filter(|word| word.starts_with('-'))
+            .map(|word| if *word == "-t" { "--threads" } else { word });
+        assert!(names.all(|name| done.err.contains(name)), "{options:?}: {done:?}");
+        assert!(done.code == 2 && done.err.contains("'oracle'"), "{options:?}: {done:?}");
+    }
+    assert_eq!(run(nowhere, &["selftest", "oracle", "--long", "300"], "").await.code, 3);
     let done = run(nowhere, &["selftest", "./oracle"], "").await;
     assert!(done.code == 4 && done.err.contains("oracle"), "{done:?}");
     assert_eq!(run(nowhere, &["selftest", model, "--long", "12"], "").await.code, 2);

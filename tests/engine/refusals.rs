@@ -1,9 +1,11 @@
 //! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
 
-use crate::support::{bundled, collect, eventually, greedy, options, request, run, start, unpack};
+use crate::support::{bundled, collect, eventually, executor, greedy, json, options, request, run, start, unpack};
 use omni_inferd::engine::{EngineOptions, OpenError, Opened, Remedy, Request, open};
+use omni_inferd::exec::KvType;
 use omni_inferd::gguf::{Value, write::Builder};
 use omni_inferd::load;
+use omni_inferd::model::Architecture;
 use omni_inferd::sample::Params;
 
 fn refusal(path: &std::path::Path, options: &EngineOptions) -> OpenError {
@@ -75,22 +77,38 @@ fn planned_step_buffers_never_grow() {
     }
 }
 
-/// The same where layers are routed, have windows, or turn in two ways.
+/// The same for each architecture: keys and values, the latents of latent attention, recurrent states and step buffers. Cache
+/// and state against what was counted in transformers, too; prompts long enough for latent attention's expanded form.
 #[test]
-fn planned_step_buffers_of_other_layers_never_grow() {
-    for (name, threads) in [("gpt-oss", 2), ("gemma3", 2), ("phi3", 1), ("mistral3", 2), ("qwen2moe", 1)] {
+fn planned_bytes_of_each_architecture_are_those_that_are_reserved() {
+    const CONTEXT: u64 = 256;
+    let sizes = json("tests/data/hf-tiny/sizes.json");
+    let mut architectures = Vec::new();
+    for (nth, (name, counted)) in sizes.as_object().unwrap().iter().enumerate() {
         let file = unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst"));
-        let options = EngineOptions { threads: Some(threads), prefill_chunk: 48, ..options() };
-        let Opened { handle, facts, .. } = open(&file.path, &options, &mut |_| ()).unwrap();
-        let prompt: Vec<u32> = (0..230).map(|i| 3 + i * 7 % 150).collect();
-        let requests =
-            [request(&prompt, 5, greedy()), request(&prompt[7..90], 9, greedy()), request(&[3], 9, greedy())];
-        let streams: Vec<_> = requests.into_iter().map(|request| handle.submit(request).unwrap()).collect();
-        for stream in streams {
-            collect(stream).end.unwrap().unwrap();
+        let [kv, state] = ["kv_bytes_per_token", "state_bytes"].map(|key| counted[key].as_u64().unwrap_or(0));
+        let exec = executor(&file.path, KvType::F16, CONTEXT as usize);
+        assert_eq!(exec.kv_bytes() as u64, CONTEXT * kv, "{name}");
+        assert_eq!(exec.state_bytes() as u64, 4 * state, "{name}: four slots");
+        architectures.push(exec.hparams().architecture);
+        for prefill_chunk in [48, 512] {
+            let options = EngineOptions { threads: Some(1 + nth % 2), prefill_chunk, ..options() };
+            let Opened { handle, facts, .. } = open(&file.path, &options, &mut |_| ()).unwrap();
+            assert_eq!(facts.kv_bytes, 4 * CONTEXT * kv, "{name}: four sequences");
+            assert_eq!(facts.state_bytes, 16 * state, "{name}: four sequences and twelve snapshots");
+            let prompt: Vec<u32> = (0..230).map(|i| 3 + i * 7 % 150).collect();
+            let requests =
+                [request(&prompt, 5, greedy()), request(&prompt[7..90], 9, greedy()), request(&[3], 9, greedy())];
+            let streams: Vec<_> = requests.into_iter().map(|request| handle.submit(request).unwrap()).collect();
+            for stream in streams {
+                collect(stream).end.unwrap().unwrap();
+            }
+            eventually("all have ended", || handle.stats().running == 0);
+            assert_eq!(handle.stats().scratch_bytes, facts.scratch_bytes, "{name}, chunks of {prefill_chunk}");
         }
-        eventually("all have ended", || handle.stats().running == 0);
-        assert_eq!(handle.stats().scratch_bytes, facts.scratch_bytes, "{name}");
+    }
+    for architecture in Architecture::ALL {
+        assert!(architectures.contains(&architecture), "no {}", architecture.name());
     }
 }
 

@@ -148,13 +148,39 @@ fn reports_count_what_a_token_uses() {
     let routed = 2 * 8 * 3 * d * d;
     let rest = 2 * 512 * d + d + 3 * (attention + d) + 3 * 512 * d + 2 * (8 * d + 8 + 3 * d * d);
     assert_eq!((report.parameters.total, report.parameters.active), (rest + routed, rest + routed * 3 / 8));
-    // A layer for predicting further tokens is left out, with a note.
-    let mut header = Header::of(V3);
-    let whole = Report::new(&header.file());
-    header.number("nextn_predict_layers", 1);
-    let mtp = Report::new(&header.file());
-    assert!(mtp.supported && mtp.warnings[0].contains("tensors are not used: blk.1."), "{:?}", mtp.warnings);
-    assert_eq!(mtp.bytes.kv_per_token.map(|bytes| 2 * bytes), whole.bytes.kv_per_token);
-    assert_eq!(mtp.parameters.total, whole.parameters.total);
-    assert!(mtp.parameters.active < whole.parameters.active / 2 + 2 * 160 * 64, "{:?}", mtp.parameters);
+}
+
+/// A layer for predicting further tokens is left out with a note, by its key or by its tensors' names.
+#[test]
+fn layers_for_further_tokens_are_skipped_with_a_note() {
+    let whole = Report::new(&Header::of(V3).file());
+    let by_key = |h: &mut Header| h.number("nextn_predict_layers", 1);
+    let by_name = |h: &mut Header| h.tensor("blk.1.attn_norm.weight").name = "blk.1.nextn.eh_proj.weight".into();
+    for mutate in [by_key, by_name] {
+        let mut header = Header::of(V3);
+        mutate(&mut header);
+        let mtp = Report::new(&header.file());
+        let tensors = header.tensors.iter().filter(|tensor| tensor.name.starts_with("blk.1."));
+        let (count, elements) = tensors.fold((0, 0), |(n, sum), tensor| (n + 1, sum + tensor.elements()));
+        let note = format!("skipped: {count} tensors of {} bytes are not loaded", 4 * elements);
+        assert!(mtp.supported && mtp.warnings.len() == 1, "{:?}", mtp.warnings);
+        assert!(mtp.warnings[0].starts_with("block 1 is for predicting further tokens (MTP, nextn)"));
+        assert!(mtp.warnings[0].ends_with(&note), "{:?}, not {note}", mtp.warnings);
+        assert_eq!(mtp.bytes.kv_per_token.map(|bytes| 2 * bytes), whole.bytes.kv_per_token);
+        assert_eq!(mtp.parameters.total, whole.parameters.total);
+        let sum = |report: &Report| report.bytes.load.unwrap() - report.bytes.kv_at_context.unwrap();
+        assert_eq!((sum(&mtp), mtp.bytes.weights), (whole.bytes.weights - 4 * elements, whole.bytes.weights));
+        assert!(mtp.parameters.active < whole.parameters.active / 2 + 2 * 160 * 64, "{:?}", mtp.parameters);
+    }
+    // Outside of the blocks that the file counts, they take nothing from these.
+    let mut beyond = Header::of(V3);
+    beyond.number("nextn_predict_layers", 1);
+    let norm =
+        TensorInfo { name: "blk.2.nextn.enorm.weight".into(), ..beyond.tensor("blk.1.attn_norm.weight").clone() };
+    beyond.tensors.push(norm);
+    let report = Report::new(&beyond.file());
+    assert!(report.warnings[0].starts_with("block 2 is for") && report.warnings[0].contains("skipped: 1 tensors"));
+    assert_eq!(report.parameters.active, whole.parameters.active);
+    let all = changed(|h| h.tensor("blk.0.attn_norm.weight").name = "blk.0.nextn.enorm.weight".into()).unwrap_err();
+    assert!(all.contains("nextn_predict_layers is 2: there are only 2 blocks"), "{all}");
 }

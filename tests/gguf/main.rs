@@ -10,5 +10,6 @@ mod latent;
 mod malformed;
 mod model;
 mod properties;
+mod published;
 mod raw;
 mod variants;

@@ -84,7 +84,14 @@ fn optional_parts_are_taken() {
     assert!(refused.contains("\"blk.3.attn_q.scale\" has shape [2]"), "{refused}");
     // Where nothing would apply it, it is no warning's matter.
     let refused = bound(|r| r.add("token_embd.scale", &[1], 0, 4)).unwrap_err();
-    assert!(refused.contains("\"token_embd.scale\"") && refused.contains("cannot be applied"), "{refused}");
+    assert!(
+        refused.starts_with("tensor \"token_embd.scale\" is a factor for the whole of \"token_embd.weight\""),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("which is of type Q4_0; it cannot be applied there: convert \"token_embd.weight\""),
+        "{refused}"
+    );
 }
 
 #[test]

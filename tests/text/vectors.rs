@@ -1,7 +1,9 @@
 //! Every vocabulary against the ids its makers' tokenizers give, token for token.
 
-use crate::support::{committed, shared, tokenizer};
+use crate::support::{committed, metadata, shared, tokenizer};
+use omni_inferd::gguf;
 use omni_inferd::text::Tokenizer;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -39,6 +41,40 @@ fn check_folder(folder: &Path) {
 #[test]
 fn committed_vocabularies_give_their_vectors() {
     check_folder(&committed("vocab"));
+}
+
+/// GPT-2's vocabulary under the names of other pre-tokenizers, as llama.cpp splits then: its merges are the same, so ids differ
+/// where pieces do.
+#[test]
+fn pre_tokenizers_split_as_llama_cpps_do() {
+    let folder = committed("vocab");
+    let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("pre.json")).unwrap()).unwrap();
+    let input = std::fs::read_to_string(folder.join("ggml-vocab-gpt-2.gguf.inp")).unwrap();
+    let texts: Vec<&str> = input.split("\n__ggml_vocab_test__\n").collect();
+    let file = "ggml-vocab-gpt-2.gguf.xz";
+    let own = tokenizer(&folder.join(file));
+    let mut wrong = Vec::new();
+    let goldens = golden[file].as_object().unwrap();
+    assert!(goldens.contains_key("dbrx"));
+    for (name, ids) in goldens {
+        let mut metadata = metadata(&folder.join(file));
+        let pre = metadata.entries.iter_mut().find(|(key, _)| key == "tokenizer.ggml.pre").unwrap();
+        pre.1 = gguf::Value::String(name.as_str().into());
+        let tokenizer = Tokenizer::from_metadata(&metadata).unwrap();
+        let expected: Vec<Vec<u32>> = serde_json::from_value(ids.clone()).unwrap();
+        assert_eq!(expected.len(), texts.len(), "{name}");
+        let (before, mut others) = (wrong.len(), 0);
+        for (text, ids) in texts.iter().zip(&expected) {
+            let got = tokenizer.encode(text, false, false);
+            others += usize::from(*ids != own.encode(text, false, false));
+            if got != *ids {
+                wrong.push(format!("{name}: {text:?}\n  got  {got:?}\n  want {ids:?}"));
+            }
+        }
+        println!("{name}: {} of {} cases equal", texts.len() + before - wrong.len(), texts.len());
+        assert!(others > 0, "{name}: the cases do not tell it from GPT-2's");
+    }
+    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! and by the connection's socket, read by the timer of `server`.
 
 use super::{Body, BoxError};
+use crate::transport::Version;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use std::io::{self, IoSlice};
@@ -22,7 +23,7 @@ pub(super) struct Activity {
     ended: AtomicU64,
     /// Answers of which the client was given a part and has not asked for the next.
     offered: AtomicUsize,
-    /// When it last took bytes, or was first offered some.
+    /// When it last took bytes of them, or was first offered some.
     taken: AtomicU64,
     /// The socket takes no more for now: a part of an answer is still to be sent.
     blocked: AtomicBool,
@@ -143,23 +144,74 @@ impl hyper::body::Body for Tracked {
     }
 }
 
-/// A connection's socket, which notes when the client takes bytes.
+/// A connection's socket, which notes when the client takes bytes: over HTTP/2 those of answers' bodies alone, for a client
+/// that gives its streams no window takes settings and answers to its pings all the same.
 pub(super) struct Watched<I> {
     io: I,
     activity: Arc<Activity>,
+    frames: Option<Frames>,
 }
 
 impl<I> Watched<I> {
-    pub(super) fn new(io: I, activity: Arc<Activity>) -> Self {
-        Watched { io, activity }
+    pub(super) fn new(io: I, version: Version, activity: Arc<Activity>) -> Self {
+        Watched { io, activity, frames: (version == Version::Http2).then(Frames::default) }
     }
 
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(bytes)) if bytes > 0) {
-            self.activity.mark(&self.activity.taken);
+    /// Notes what became of a write of `slices`.
+    fn note(&mut self, written: Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(mut bytes)) = written {
+            let taken = match &mut self.frames {
+                None => bytes > 0,
+                Some(frames) => slices.iter().fold(false, |taken, slice| {
+                    let part = bytes.min(slice.len());
+                    bytes -= part;
+                    frames.hold_data(&slice[..part]) || taken
+                }),
+            };
+            if taken {
+                self.activity.mark(&self.activity.taken);
+            }
         }
         self.activity.blocked.store(written.is_pending(), Ordering::Release);
         written
+    }
+}
+
+/// Where in its frames an HTTP/2 server's side of a connection is (RFC 9113, section 4.1).
+#[derive(Default)]
+struct Frames {
+    header: [u8; FRAME_HEADER],
+    /// Bytes of the header that have passed.
+    passed: usize,
+    /// Bytes of the frame that are still to come behind its header.
+    left: usize,
+}
+
+const FRAME_HEADER: usize = 9;
+const FRAME_DATA: u8 = 0;
+
+impl Frames {
+    /// Goes on by `bytes`; whether some of them are a body's.
+    fn hold_data(&mut self, mut bytes: &[u8]) -> bool {
+        let mut data = false;
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let part = self.left.min(bytes.len());
+                data |= self.header[3] == FRAME_DATA;
+                self.left -= part;
+                bytes = &bytes[part..];
+                continue;
+            }
+            let part = (FRAME_HEADER - self.passed).min(bytes.len());
+            self.header[self.passed..self.passed + part].copy_from_slice(&bytes[..part]);
+            self.passed += part;
+            bytes = &bytes[part..];
+            if self.passed == FRAME_HEADER {
+                let [a, b, c, ..] = self.header;
+                (self.passed, self.left) = (0, u32::from_be_bytes([0, a, b, c]) as usize);
+            }
+        }
+        data
     }
 }
 
@@ -172,7 +224,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
 impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.note(written)
+        self.note(written, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -181,7 +233,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
-        self.note(written)
+        self.note(written, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -194,5 +246,29 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Settings, an answer's header, six bytes of a body, a ping's answer, an empty end: cut anywhere, the body's bytes count
+    /// and nothing else does.
+    #[test]
+    fn only_bodies_bytes_count() {
+        let frame = |kind: u8, payload: &[u8]| [&[0, 0, payload.len() as u8, kind, 0, 0, 0, 0, 1], payload].concat();
+        let sent = [frame(4, &[1; 12]), frame(1, &[0; 30]), frame(0, b"answer"), frame(6, &[0; 8]), frame(0, b"")];
+        let body = sent[..2].concat().len() + FRAME_HEADER..sent[..3].concat().len();
+        let sent = sent.concat();
+        let mut frames = Frames::default();
+        for (at, byte) in sent.iter().enumerate() {
+            assert_eq!(frames.hold_data(&[*byte]), body.contains(&at), "byte {at}");
+        }
+        for cut in 0..sent.len() {
+            let mut frames = Frames::default();
+            let found = [&sent[..cut], &sent[cut..]].map(|part| frames.hold_data(part));
+            assert_eq!(found, [cut > body.start, cut < body.end], "cut at {cut}");
+        }
     }
 }

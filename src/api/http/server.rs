@@ -196,7 +196,7 @@ impl Connection {
         };
         // One that ended, or was stopped, before it asked anything.
         let Ok((version, io)) = begun else { return };
-        let io = TokioIo::new(Watched::new(io, self.activity.clone()));
+        let io = TokioIo::new(Watched::new(io, version, self.activity.clone()));
         let ended = match version {
             Version::Http1 => self.drive(self.http1().serve_connection(io, service), stopped).await,
             Version::Http2 => self.drive(self.http2().serve_connection(io, service), stopped).await,

@@ -14,6 +14,8 @@ use super::error::Error;
 use super::offline::{self, CpuArgs, Need};
 use super::output::Output;
 use crate::load::Source;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use std::path::Path;
 
 /// Fewest tokens of the long prompt: chunks and turns are cut from it.
@@ -22,7 +24,8 @@ const LEAST: usize = 256;
 /// Compare a model's ways to the same logits with each other and with slow reference code; exit status 1 when some differ
 #[derive(clap::Args, Clone, Debug)]
 pub struct SelftestArgs {
-    /// GGUF file (of a split set any one), or the id of a loaded model, which is then asked through the daemon
+    /// GGUF file (of a split set any one), or the id of a loaded model, which is then asked through the daemon as it was
+    /// loaded: --long is the only option for it
     pub model: String,
     /// Tokens of the long prompt [default: 640, or 96 beyond the model's window, at most 4608]
     #[arg(long, value_name = "TOKENS", value_parser = long_enough)]
@@ -40,6 +43,27 @@ impl SelftestArgs {
     pub fn is_file(&self) -> bool {
         self.model.contains('/') || self.model.ends_with(".gguf") || Path::new(&self.model).exists()
     }
+}
+
+/// Options that say how to compute, by clap's names for them.
+const OF_FILES: [&str; 5] = ["threads", "cpus", "isa", "kv", "all"];
+
+/// Refuses options without a meaning for a loaded model, which computes as the daemon's settings have it. `matches`
+/// are the command's own.
+///
+/// # Errors
+/// [`Error::Usage`] names those that were given.
+pub fn refuse_options_of_files(matches: &ArgMatches) -> Result<(), Error> {
+    let given = |name: &&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    let given: Vec<String> = OF_FILES.iter().filter(|name| given(name)).map(|name| format!("--{name}")).collect();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let [options, model] = [given.join(", "), matches.get_one::<String>("model").cloned().unwrap_or_default()];
+    Err(Error::Usage(format!(
+        "{options}: for files only. '{model}' is taken for the id of a loaded model, which computes as the daemon loaded it; \
+         leave the option out, change the model's settings and load it again, or name its GGUF file"
+    )))
 }
 
 fn long_enough(text: &str) -> Result<usize, String> {

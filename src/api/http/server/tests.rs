@@ -252,6 +252,32 @@ async fn a_client_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
     assert_eq!(answer.matches('x').count(), 3 * (64 << 10));
 }
 
+/// A window of which no more is opened, on a connection that is alive: its pings are answered.
+#[tokio::test]
+async fn an_http2_client_that_opens_no_window_is_cut_and_a_slow_one_is_not() {
+    let server = Server::start(Limits { write_timeout: Duration::from_millis(250), ..Limits::default() });
+    let connect = async || {
+        let io = TokioIo::new(UnixStream::connect(server.path()).await.unwrap());
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let pings = Duration::from_millis(20);
+        builder.timer(TokioTimer::new()).initial_stream_window_size(Some(1 << 16)).keep_alive_interval(Some(pings));
+        let (mut sender, connection) = builder.handshake(io).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let flood = Request::get("http://x/flood").body(full("")).unwrap();
+        let body = sender.send_request(flood).await.unwrap().into_body();
+        (sender, driver, body)
+    };
+    let (_stuck, stuck_driver, _untouched) = connect().await;
+    let (_slow, slow_driver, mut taken) = connect().await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        taken.frame().await.unwrap().expect("a reader that takes its time is served");
+    }
+    assert!(!slow_driver.is_finished());
+    let end = tokio::time::timeout(Duration::from_secs(3), stuck_driver).await;
+    assert!(end.is_ok(), "the one that takes nothing is cut");
+}
+
 #[tokio::test]
 async fn idle_connections_make_room_in_a_crowd() {
     let server = Server::start(Limits { max_connections: 8, ..Limits::default() });
