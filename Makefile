@@ -45,7 +45,7 @@ DEB = target/deb/omni-inferd_$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml |
 
 test-vm: deb ## The package under a real systemd and on a kernel of its own: install to purge, boots, NUMA, huge pages, short memory (root, mmdebstrap, systemd-container, qemu-system-x86)
 	tests/vm/run.sh $(DEB)
-	tests/vm/qemu.sh $(DEB) nodes.sh 4 512
+	MODEL_MIB=200 tests/vm/qemu.sh $(DEB) nodes.sh 4 1024
 	tests/vm/qemu.sh $(DEB) memory.sh 1 1536
 
 lint: ## Formatting, clippy

@@ -13,7 +13,6 @@ use crate::model::{Hparams, Model};
 use crate::plan::{self, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use crate::sys::affinity;
-use crate::sys::memory::Memory;
 use crate::sys::numa::{self, Policy};
 use crate::sys::topology::Topology;
 use std::collections::BTreeMap;
@@ -75,6 +74,9 @@ pub enum OpenError {
     Load(#[from] load::Error),
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
+    /// As `Refused`, whatever others give back.
+    #[error("{0}; this host, control group or node never has as much")]
+    Never(Box<Refusal>),
     #[error(transparent)]
     Exec(#[from] exec::Error),
     #[error("cannot find out how much memory is available: {0}")]
@@ -94,11 +96,7 @@ impl OpenError {
     pub fn remedy(&self) -> Remedy {
         match self {
             OpenError::Thread(_) | OpenError::Died | OpenError::Load(load::Error::Changed { .. }) => Remedy::Again,
-            OpenError::Load(load::Error::Memory { .. }) | OpenError::Memory(_) => Remedy::Later,
-            OpenError::Refused(refusal) => {
-                let total = Memory::now().map_or(u64::MAX, |memory| memory.total);
-                if refusal.placement.total_bytes() <= total { Remedy::Later } else { Remedy::None }
-            }
+            OpenError::Refused(_) | OpenError::Load(load::Error::Memory { .. }) | OpenError::Memory(_) => Remedy::Later,
             _ => Remedy::None,
         }
     }
@@ -222,11 +220,11 @@ impl Wanted<'_> {
                 needs(model, options, &limits(&model.hparams, options, context, parallel), threads)
             })
         };
+        // What never fits takes nobody else's weights.
+        place(load::most(self.policy).map_err(OpenError::Memory)?).map_err(OpenError::Never)?;
         if let Some(bytes) = options.memory {
             return Ok(place(bytes)?);
         }
-        // What never fits takes nobody else's weights.
-        place(Memory::now().map_err(OpenError::Memory)?.total)?;
         // What is there already is room, too; it may be longer than the weights, by parts of pages.
         let missing = weights.saturating_sub(resident);
         let available = || Ok(load::available(missing, self.policy)?.saturating_add(weights - missing));

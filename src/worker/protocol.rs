@@ -34,7 +34,7 @@ pub struct Spec {
     pub chat_template: Option<PathBuf>,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
-    /// Over which NUMA nodes its memory is to lie: `interleave` or `bind:N`.
+    /// Over which NUMA nodes its memory is to lie: `interleave`, `bind:N` or `partition`.
     pub numa: String,
     /// Weights are taken from the daemon's vault and left in it.
     pub vault: bool,

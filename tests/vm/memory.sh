@@ -73,9 +73,11 @@ holds "the journal says what was let go" bash -c 'journalctl -u omni-inferd.serv
 holds "still nothing was killed" no_kill
 unload second >/dev/null
 soon "the second's weights stay" two_images
-# Another program takes all but a hundredth of the memory for some seconds.
-take=$(($(available) - 14 * mib))
-(head -c "$take" /dev/zero; sleep 4; echo) | tail -c "$take" >/dev/null &
+# Another program takes all but 14 MiB of the memory, and has it for some seconds.
+perl -e 'my @held;
+    sub available { open(my $file, "<", "/proc/meminfo"); local $/; <$file> =~ /MemAvailable: *(\d+)/; $1 >> 10 }
+    while (available() > 14) { push @held, chr(@held % 256) x (4 << 20) }
+    sleep 15' &
 hog=$!
 one_image() { is "$(images)" 1; }
 soon "a host that runs out of memory gets that of weights that nobody uses" one_image

@@ -95,7 +95,7 @@ fn what_brings_nothing_stays() {
     }
     let left = || vault.list().into_iter().map(|image| image.path).collect::<Vec<_>>();
     assert_eq!(left().len(), 3);
-    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 0, cgroup: None });
     assert_eq!(left(), ["/m/huge", "/m/huger"], "reserved pages are of no use to a host out of memory");
     assert_eq!(reclaim(&vault, 1 << 30, 0), 0);
     assert_eq!(left().len(), 2);
@@ -170,14 +170,14 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     );
     freed(&vault);
     assert_eq!(left(), ["/m/c"], "what is used stays");
-    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 0, cgroup: None });
     assert_eq!(left(), ["/m/c"]);
     keep(&vault, 4, "/m/d", 4096);
     vault.leave(4);
-    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 29, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 1 << 29, cgroup: None });
     assert_eq!(left(), ["/m/c", "/m/d"], "there is memory enough");
     freed(&vault);
-    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 20, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 1 << 20, cgroup: None });
     assert_eq!(left(), ["/m/c"], "the host runs out of it");
     vault.expire(Duration::ZERO);
     assert_eq!(vault.evict(None), []);
