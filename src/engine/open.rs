@@ -46,7 +46,8 @@ pub struct ModelFacts {
     pub kv_type: String,
     /// How the file was read, e.g. `io_uring, direct`.
     pub read_by: String,
-    /// Bytes of this process on huge pages once the weights were there.
+    /// Bytes of this process on huge pages once the weights were there; 0 until somebody counts those of weights that were
+    /// kept ([`Keeper::settle`]), as for `pages`.
     pub huge_page_bytes: u64,
     /// Bytes of the weights' memory on pages of each size.
     pub pages: BTreeMap<usize, u64>,
@@ -156,11 +157,17 @@ pub fn open_kept(
     };
     fetched.facts.notes.append(&mut notes);
     let Fetched { mut facts, limits, metadata, loaded: Loaded { model: weights, image }, is_new } = fetched;
-    (facts.huge_page_bytes, facts.pages, facts.nodes) = (load::huge_page_bytes(), image.pages(), image.nodes().clone());
-    let handle = start(weights, options, limits, &mut facts)?;
+    facts.nodes = image.nodes().clone();
     if is_new {
+        image.touch();
+        (facts.huge_page_bytes, facts.pages) = (load::huge_page_bytes(), image.pages());
+        let handle = start(weights, options, limits, &mut facts)?;
         keeper.keep(path, &variant, image);
+        return Ok(Opened { handle, facts, metadata });
     }
+    // A restart waits neither for page tables nor for counting them.
+    keeper.settle(image);
+    let handle = start(weights, options, limits, &mut facts)?;
     Ok(Opened { handle, facts, metadata })
 }
 

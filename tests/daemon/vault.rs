@@ -72,9 +72,11 @@ fn a_killed_workers_weights_are_found_without_the_file() {
         assert_eq!(text(&daemon), before);
     }
     assert!(daemon.log().contains("m.gguf is gone; the model is served from the weights that were kept"));
-    let info = &daemon.status("m")["info"];
-    let on_pages: u64 = info["pages"].as_array().unwrap().iter().map(|on| on["bytes"].as_u64().unwrap()).sum();
-    assert_eq!(on_pages, image["bytes"].as_u64().unwrap(), "{info}");
+    // A restart does not wait for them to be counted.
+    let pages = || daemon.status("m")["info"]["pages"].as_array().unwrap().clone();
+    wait_for("its pages", || !pages().is_empty());
+    let on_pages: u64 = pages().iter().map(|on| on["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(on_pages, image["bytes"].as_u64().unwrap(), "{:?}", pages());
     assert_eq!(images(&daemon)[0]["id"], image["id"]);
 }
 
