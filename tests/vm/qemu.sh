@@ -5,7 +5,7 @@
 #   SUITE    Debian release of the guest (trixie)
 #   ACCEL    kvm or tcg (kvm where a machine starts with it, else the slow one)
 #   MODEL_MIB     size of the large model that the guest finds (500)
-#   SECONDS_MOST  time limit of each boot (900)
+#   SECONDS_MOST  time limit of each boot (1800)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 tree=$(cd "$here/../.." && pwd)
@@ -63,7 +63,7 @@ cp --sparse=always "$disk" "$work/disk.ext4"
 # A guest that boots again ends the emulator, and a new one begins: as pulling the plug does, it leaves nothing in memory.
 again() { [ "$(tr -d '\r' <"$work/log" | tail -n 1)" = "# it boots again" ]; }
 boot() {
-    timeout -k 5 "${SECONDS_MOST:-900}" qemu-system-x86_64 "${accel[@]}" -M q35 -smp "$nodes,sockets=1" -m $((mib * nodes))M "${numa[@]}" \
+    timeout -k 5 "${SECONDS_MOST:-1800}" qemu-system-x86_64 "${accel[@]}" -M q35 -smp "$nodes,sockets=1" -m $((mib * nodes))M "${numa[@]}" \
         -nodefaults -display none -no-reboot -device virtio-rng-pci -serial "file:$work/console" \
         -chardev "file,id=log,path=$work/log,append=on" -serial chardev:log \
         -drive "file=$work/disk.ext4,format=raw,if=virtio" -drive "file=$work/payload.ext4,format=raw,if=virtio" \
