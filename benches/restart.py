@@ -65,11 +65,17 @@ def get(path, target):
     return json.loads(b"".join(request(path, "GET", target)).split(b"\r\n\r\n", 1)[1])
 
 
+class Loading(OSError):
+    """The daemon waited as long as it lets a request wait for its model."""
+
+
 def first_token(path):
     body = {"model": "m", "prompt": "Once upon a time", "max_tokens": 1, "stream": True, "ignore_eos": True}
     for line in request(path, "POST", "/v1/completions", json.dumps(body).encode()):
         if line.startswith(b"data: ") and b'"text"' in line:
             return
+        if line.startswith(b"HTTP/1.1 503"):
+            raise Loading
         assert not line.startswith(b"HTTP/1.1") or b" 200 " in line, line
     raise SystemExit("no token came")
 

@@ -122,7 +122,7 @@ pub struct Model {
     pub kv_type: String,
     /// Default 512.
     pub prefill_chunk: usize,
-    /// Over which NUMA nodes its memory lies: `interleave` (default) or `bind:N`.
+    /// Over which NUMA nodes its memory lies: `interleave` (default), `bind:N` or `partition`.
     pub numa: String,
     /// Instruction sets switched off.
     pub disable_isa: Vec<String>,

@@ -26,6 +26,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 const BODY_BYTES: usize = 64 << 10;
 /// It arrives within.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Weights that could not be verified may be so after.
+const VERIFY_AGAIN: Duration = Duration::from_secs(5);
 /// Lines of a log when nobody says how many.
 const LOG_LINES: usize = 100;
 
@@ -126,7 +128,8 @@ async fn verify(app: &Arc<App>, id: Option<String>) -> Result<Response<Body>, Ap
     let images = vault(app).list().into_iter().map(|image| image.id);
     let mut damaged = Vec::new();
     for image in images.filter(|image| id.as_ref().is_none_or(|id| id == image)) {
-        damaged.extend(super::vault::verify(app, image, super::vault::HURRIED).await);
+        let verified = super::vault::verify(app, image, super::vault::HURRIED).await;
+        damaged.extend(verified.map_err(|error| ApiError::unavailable(error, VERIFY_AGAIN))?);
     }
     let images = vault(app).list().into_iter().filter(|image| id.as_ref().is_none_or(|id| *id == image.id)).collect();
     Ok(json(StatusCode::OK, &VaultImages { images, damaged }))

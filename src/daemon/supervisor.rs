@@ -100,6 +100,12 @@ impl Task {
                 self.ready(*info);
                 Input::Ready
             }
+            WorkerEvent::Report(Report::Pages { huge_page_bytes, pages }) => {
+                if let Some(info) = &mut self.model.facts().info {
+                    (info.huge_page_bytes, info.pages) = (huge_page_bytes, pages);
+                }
+                return None;
+            }
             WorkerEvent::Report(Report::Refused { error, for_now }) => Input::Refused { reason: error, for_now },
             WorkerEvent::Report(Report::Heartbeat { stats }) => {
                 let engine_age = Duration::from_millis(stats.beat_age_ms);

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 pub const STORED: &str = "vault-";
 /// How often is looked after the images.
 const TURN: Duration = Duration::from_millis(500);
+/// What could not be verified is tried again after.
+const LATER: Duration = Duration::from_secs(60);
 
 /// A worker, by the number of its socket.
 pub type User = u64;
@@ -195,8 +197,10 @@ pub async fn look_after(app: Arc<App>) {
         let mut ticks = tokio::time::interval(TURN);
         loop {
             ticks.tick().await;
-            if let Some(id) = app.registry.shared.vault.due() {
-                verify(&app, id, sums::RATE).await;
+            let Some(id) = app.registry.shared.vault.due() else { continue };
+            if let Err(error) = verify(&app, id, sums::RATE).await {
+                tracing::warn!("{error}");
+                tokio::time::sleep(LATER).await;
             }
         }
     };

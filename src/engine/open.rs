@@ -13,7 +13,6 @@ use crate::model::{Hparams, Model};
 use crate::plan::{self, Placement, Refusal, Wish};
 use crate::sched::Limits;
 use crate::sys::affinity;
-use crate::sys::memory::Memory;
 use crate::sys::numa::{self, Policy};
 use crate::sys::topology::Topology;
 use std::collections::BTreeMap;
@@ -47,7 +46,8 @@ pub struct ModelFacts {
     pub kv_type: String,
     /// How the file was read, e.g. `io_uring, direct`.
     pub read_by: String,
-    /// Bytes of this process on huge pages once the weights were there.
+    /// Bytes of this process on huge pages once the weights were there; 0 until somebody counts those of weights that were
+    /// kept ([`Keeper::settle`]), as for `pages`.
     pub huge_page_bytes: u64,
     /// Bytes of the weights' memory on pages of each size.
     pub pages: BTreeMap<usize, u64>,
@@ -75,6 +75,9 @@ pub enum OpenError {
     Load(#[from] load::Error),
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
+    /// As `Refused`, whatever others give back.
+    #[error("{0}; this host, control group or node never has as much")]
+    Never(Box<Refusal>),
     #[error(transparent)]
     Exec(#[from] exec::Error),
     #[error("cannot find out how much memory is available: {0}")]
@@ -94,11 +97,7 @@ impl OpenError {
     pub fn remedy(&self) -> Remedy {
         match self {
             OpenError::Thread(_) | OpenError::Died | OpenError::Load(load::Error::Changed { .. }) => Remedy::Again,
-            OpenError::Load(load::Error::Memory { .. }) | OpenError::Memory(_) => Remedy::Later,
-            OpenError::Refused(refusal) => {
-                let total = Memory::now().map_or(u64::MAX, |memory| memory.total);
-                if refusal.placement.total_bytes() <= total { Remedy::Later } else { Remedy::None }
-            }
+            OpenError::Refused(_) | OpenError::Load(load::Error::Memory { .. }) | OpenError::Memory(_) => Remedy::Later,
             _ => Remedy::None,
         }
     }
@@ -158,11 +157,17 @@ pub fn open_kept(
     };
     fetched.facts.notes.append(&mut notes);
     let Fetched { mut facts, limits, metadata, loaded: Loaded { model: weights, image }, is_new } = fetched;
-    (facts.huge_page_bytes, facts.pages, facts.nodes) = (load::huge_page_bytes(), image.pages(), image.nodes().clone());
-    let handle = start(weights, options, limits, &mut facts)?;
+    facts.nodes = image.nodes().clone();
     if is_new {
+        image.touch();
+        (facts.huge_page_bytes, facts.pages) = (load::huge_page_bytes(), image.pages());
+        let handle = start(weights, options, limits, &mut facts)?;
         keeper.keep(path, &variant, image);
+        return Ok(Opened { handle, facts, metadata });
     }
+    // A restart waits neither for page tables nor for counting them.
+    keeper.settle(image);
+    let handle = start(weights, options, limits, &mut facts)?;
     Ok(Opened { handle, facts, metadata })
 }
 
@@ -222,11 +227,11 @@ impl Wanted<'_> {
                 needs(model, options, &limits(&model.hparams, options, context, parallel), threads)
             })
         };
+        // What never fits takes nobody else's weights.
+        place(load::most(self.policy).map_err(OpenError::Memory)?).map_err(OpenError::Never)?;
         if let Some(bytes) = options.memory {
             return Ok(place(bytes)?);
         }
-        // What never fits takes nobody else's weights.
-        place(Memory::now().map_err(OpenError::Memory)?.total)?;
         // What is there already is room, too; it may be longer than the weights, by parts of pages.
         let missing = weights.saturating_sub(resident);
         let available = || Ok(load::available(missing, self.policy)?.saturating_add(weights - missing));

@@ -101,5 +101,6 @@ pub(super) fn cpu_options(options: &EngineOptions) -> CpuOptions {
         cpus: options.cpus.clone(),
         disable_isa: options.disable_isa.clone(),
         pin: options.pin,
+        apart: options.numa == numa::Wish::Partition,
     }
 }

@@ -33,6 +33,8 @@ pub trait Keeper {
     fn reclaim(&mut self, bytes: u64, reserved: u64) -> u64;
     /// Takes an image that was just made, for a later [`Keeper::find`].
     fn keep(&mut self, path: &Path, variant: &str, image: Image);
+    /// An image that was found is in use; what is left to do with it ([`Image::touch`], [`Image::pages`]) nobody waits for.
+    fn settle(&mut self, image: Image);
 }
 
 /// Keeps nothing.
@@ -55,6 +57,8 @@ impl Keeper for Nobody {
     }
 
     fn keep(&mut self, _: &Path, _: &str, _: Image) {}
+
+    fn settle(&mut self, _: Image) {}
 }
 
 /// What besides a model's files decides how its weights lie in memory: images of different variants do not fit each other.
@@ -93,7 +97,12 @@ impl Image {
         self.weights.clone()
     }
 
-    /// Bytes on pages of each size, as they are mapped now.
+    /// Enters all of it in the page tables; see [`Frozen::touch`].
+    pub fn touch(&self) {
+        self.weights.touch();
+    }
+
+    /// Bytes on pages of each size, as they are mapped now. Takes some tens of milliseconds for each GB on plain pages.
     pub fn pages(&self) -> BTreeMap<usize, u64> {
         self.weights.pages()
     }

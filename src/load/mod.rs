@@ -23,7 +23,7 @@ use crate::ops::Tensor;
 use crate::quant::packed::ROWS;
 use crate::quant::{DType, Layout};
 use crate::sys::arena::{self, Arena, Part};
-use crate::sys::memory::{Memory, available_on};
+use crate::sys::memory::{Memory, available_on, total_on};
 use crate::sys::numa::Policy;
 use jobs::Placed;
 use std::collections::HashMap;
@@ -146,6 +146,19 @@ pub fn available(weight_bytes: u64, policy: &Policy) -> std::io::Result<u64> {
     Ok(plain.saturating_add(reserved(weight_bytes, policy)))
 }
 
+/// Bytes that a model may take when nobody else takes any: of the host and its control groups, of a node alone when it is
+/// bound to one.
+///
+/// # Errors
+/// As [`available`].
+pub fn most(policy: &Policy) -> std::io::Result<u64> {
+    let node = match policy {
+        Policy::Bind(node) => total_on(Path::new("/"), *node),
+        Policy::Local | Policy::Interleave(_) | Policy::Partition(_) => None,
+    };
+    Ok(Memory::now()?.most.min(node.unwrap_or(u64::MAX)))
+}
+
 /// Bytes of so many bytes of weights that reserved pages would hold now.
 pub fn reserved(weight_bytes: u64, policy: &Policy) -> u64 {
     arena::reserved_for(weight_bytes, policy)
@@ -166,21 +179,25 @@ fn places(model: &Model<TensorInfo>, layout: LayoutOf<'_>) -> (Vec<Placed>, usiz
     jobs::lay_out(model, panel)
 }
 
-/// The parts of matrices that threads are dealt, with their nodes, where `policy` partitions: rows of each matrix, of a
-/// stack of experts those of each expert. What would be cut too small to matter stays whole.
+/// The parts of matrices that threads are dealt, with their nodes, where `policy` partitions: rows of each matrix by as many
+/// as stay together in a panel, of a stack of experts those of each expert. What would be cut too small to matter stays
+/// whole.
 fn parts(placed: &[Placed], bytes: usize, policy: &Policy) -> Vec<Part> {
     // Each part is a mapping to the kernel, which has 65530 of them by default.
     let least = LEAST_PART.max(bytes / MOST_PARTS);
     let mut parts = Vec::new();
     for place in placed.iter().filter(|place| place.info.shape.len() > 1) {
+        let rows = place.info.shape[1] as usize;
         let matrices = place.info.shape.iter().skip(2).product::<u64>().max(1) as usize;
         let length = place.range.len() / matrices;
-        for number in 0..matrices {
-            let start = place.range.start + number * length;
-            let cut = policy.parts(start..start + length);
-            if cut.iter().all(|(part, _)| part.len() >= least) {
-                parts.extend(cut);
-            }
+        let cut = policy.parts(rows.div_ceil(ROWS));
+        let byte = |panel: usize| length / rows.max(1) * rows.min(panel * ROWS);
+        if cut.iter().any(|(panels, _)| byte(panels.end) - byte(panels.start) < least) {
+            continue;
+        }
+        for start in (0..matrices).map(|number| place.range.start + number * length) {
+            parts
+                .extend(cut.iter().map(|(panels, node)| (start + byte(panels.start)..start + byte(panels.end), *node)));
         }
     }
     parts

@@ -273,3 +273,49 @@ fn the_arena_is_as_large_as_the_weights() {
     }
     assert_eq!(model.embedding.dtype, DType::F16);
 }
+
+/// Two threads on each of two nodes, dense matrices and a stack of experts: the rows that a product deals to a thread lie
+/// on the thread's node, by the one rule that both go by.
+#[test]
+fn rows_lie_with_the_threads_that_are_dealt_them() {
+    let nodes = [0, 0, 1, 1];
+    let policy = Policy::Partition(nodes.to_vec());
+    let (cols, row_bytes) = (4096usize, 4096 / 256 * 144usize);
+    let mut end = 64;
+    let mut place = |name: &str, shape: &[u64]| {
+        let bytes = shape[1..].iter().product::<u64>() as usize * row_bytes;
+        let range = end..end + bytes;
+        end = range.end.next_multiple_of(64);
+        let info = TensorInfo {
+            name: name.into(),
+            shape: shape.to_vec(),
+            dtype: DType::Q4_K,
+            offset: 0,
+            size: bytes as u64,
+            file: 0,
+        };
+        Placed { info, range, panel: Some(ROWS * row_bytes), straight: false }
+    };
+    let cols = cols as u64;
+    // The second has rows beyond its whole panels, the last is too small to be cut.
+    let placed = [
+        place("q", &[cols, 8192]),
+        place("head", &[cols, 9001]),
+        place("gate", &[cols, 4096, 3]),
+        place("k", &[cols, 512]),
+    ];
+    let parts = parts(&placed, end, &policy);
+    assert!(parts.windows(2).all(|pair| pair[0].0.end <= pair[1].0.start), "they do not overlap");
+    for place in &placed[..3] {
+        let rows = place.info.shape[1] as usize;
+        let matrices = place.info.shape.get(2).copied().unwrap_or(1) as usize;
+        for (matrix, (thread, node)) in (0..matrices).flat_map(|m| nodes.iter().enumerate().map(move |t| (m, t))) {
+            let panels = crate::sys::numa::share(rows.div_ceil(ROWS), nodes.len(), thread);
+            let byte = |panel: usize| place.range.start + (matrix * rows + rows.min(panel * ROWS)) * row_bytes;
+            let own = byte(panels.start)..byte(panels.end);
+            let on = parts.iter().find(|(part, _)| part.start <= own.start && own.end <= part.end);
+            assert_eq!(on.map(|(_, node)| node), Some(node), "{}, matrix {matrix}, thread {thread}", place.info.name);
+        }
+    }
+    assert!(parts.iter().all(|(part, _)| part.end <= placed[3].range.start), "what is small stays whole");
+}

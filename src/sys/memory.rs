@@ -66,6 +66,9 @@ pub struct Memory {
     pub available: u64,
     /// What the tightest control group still allows, where one sets a limit.
     pub cgroup: Option<u64>,
+    /// What this process may have when nobody else has any: the host's, and no more than the control groups allow besides
+    /// reserved huge pages, which they do not count.
+    pub most: u64,
 }
 
 impl Memory {
@@ -89,22 +92,31 @@ impl Memory {
         };
         let (total, host) = (figure("MemTotal:")?, figure("MemAvailable:")?);
         let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-        let cgroup = cgroup_available(&root.join("sys/fs/cgroup"), &groups);
-        Ok(Memory { total, available: host.min(cgroup.unwrap_or(u64::MAX)), cgroup })
+        let mount = root.join("sys/fs/cgroup");
+        let cgroup = least(&mount, &groups, group_free);
+        let reserved = kib_field(&meminfo, "Hugetlb:").unwrap_or(0);
+        let most = least(&mount, &groups, group_limit).map_or(total, |limit| limit.saturating_add(reserved).min(total));
+        Ok(Memory { total, available: host.min(cgroup.unwrap_or(u64::MAX)), cgroup, most })
     }
 }
 
 /// Bytes usable on one NUMA node without swapping: free ones, and the page cache that the kernel drops first. `None` where
 /// the kernel does not say. `root` is `/` but in tests.
 pub fn available_on(root: &Path, node: usize) -> Option<u64> {
+    let figure = |key| node_field(root, node, key);
+    let cache = ["Active(file):", "Inactive(file):", "SReclaimable:"].into_iter().filter_map(figure).sum::<u64>();
+    Some(figure("MemFree:")?.saturating_add(cache))
+}
+
+/// Bytes of one NUMA node, as [`available_on`].
+pub fn total_on(root: &Path, node: usize) -> Option<u64> {
+    node_field(root, node, "MemTotal:")
+}
+
+fn node_field(root: &Path, node: usize, key: &str) -> Option<u64> {
     let text = fs::read_to_string(root.join(format!("sys/devices/system/node/node{node}/meminfo"))).ok()?;
     // Lines begin with "Node N ".
-    let figure = |key: &str| {
-        let line = text.lines().find_map(|line| line.split_once(key).map(|(_, value)| value))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-    };
-    let cache = ["Active(file):", "Inactive(file):", "SReclaimable:"].into_iter().filter_map(figure).sum::<u64>();
-    Some(figure(" MemFree:")?.saturating_add(cache))
+    text.lines().find_map(|line| kib_field(line.splitn(3, ' ').last()?, key))
 }
 
 /// Bytes of this process's memory that lie on huge pages, reserved and transparent ones; 0 where the kernel does not say.
@@ -158,9 +170,9 @@ const V1: Names = Names {
     file_cache: ["total_active_file", "total_inactive_file"],
 };
 
-/// What the groups named in `groups` (the text of `/proc/self/cgroup`) and all groups above them still allow. `root` is
-/// where the hierarchies are mounted. Page cache is counted as free: the kernel drops it first.
-fn cgroup_available(root: &Path, groups: &str) -> Option<u64> {
+/// The least of what `of` says of the groups named in `groups` (the text of `/proc/self/cgroup`) and of all groups above
+/// them. `root` is where the hierarchies are mounted.
+fn least(root: &Path, groups: &str, of: fn(&Path, &Names) -> Option<u64>) -> Option<u64> {
     let mut least = None;
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
@@ -172,8 +184,8 @@ fn cgroup_available(root: &Path, groups: &str) -> Option<u64> {
         };
         let mut group = mount.join(path.trim_start_matches('/'));
         while group.starts_with(&mount) {
-            if let Some(free) = group_free(&group, &names) {
-                least = Some(least.map_or(free, |l: u64| l.min(free)));
+            if let Some(bytes) = of(&group, &names) {
+                least = Some(least.map_or(bytes, |l: u64| l.min(bytes)));
             }
             if !group.pop() {
                 break;
@@ -183,15 +195,19 @@ fn cgroup_available(root: &Path, groups: &str) -> Option<u64> {
     least
 }
 
+fn group_number(group: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
+}
+
 /// `None` where the group sets no limit.
-fn group_free(group: &Path, names: &Names) -> Option<u64> {
-    let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    let limit = number(names.limit)?;
+fn group_limit(group: &Path, names: &Names) -> Option<u64> {
     // Version 1 writes "no limit" as the largest number of pages.
-    if limit >= 1 << 62 {
-        return None;
-    }
-    let usage = number(names.usage)?;
+    group_number(group, names.limit).filter(|limit| *limit < 1 << 62)
+}
+
+/// What a group with a limit still allows. Page cache is counted as free: the kernel drops it first.
+fn group_free(group: &Path, names: &Names) -> Option<u64> {
+    let (limit, usage) = (group_limit(group, names)?, group_number(group, names.usage)?);
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let cache: u64 = stat
         .lines()
@@ -236,6 +252,7 @@ mod tests {
         let text: String = lines.map(|(key, kib)| format!("Node 2 {key}:   {kib} kB\n")).concat();
         fs::write(node.join("meminfo"), text).unwrap();
         assert_eq!((available_on(root.path(), 2), available_on(root.path(), 3)), (Some(550 << 10), None));
+        assert_eq!((total_on(root.path(), 2), total_on(root.path(), 3)), (Some(900 << 10), None));
     }
 
     #[test]
@@ -248,15 +265,33 @@ mod tests {
             fs::write(dir.join("memory.current"), current).unwrap();
         };
         let groups = "0::/system.slice/omni.service\n";
-        assert_eq!(cgroup_available(root.path(), groups), None);
+        assert_eq!(least(root.path(), groups, group_free), None);
         group(&leaf, "max\n", "10\n");
-        assert_eq!(cgroup_available(root.path(), groups), None);
+        assert_eq!(least(root.path(), groups, group_free), None);
         group(leaf.parent().unwrap(), "1000\n", "900\n");
         fs::write(leaf.parent().unwrap().join("memory.stat"), "anon 600\nactive_file 100\ninactive_file 200\n")
             .unwrap();
-        assert_eq!(cgroup_available(root.path(), groups), Some(400));
+        assert_eq!(least(root.path(), groups, group_free), Some(400));
         group(&leaf, "250\n", "100\n");
-        assert_eq!(cgroup_available(root.path(), groups), Some(150));
+        assert_eq!(least(root.path(), groups, group_free), Some(150));
+        assert_eq!(least(root.path(), groups, group_limit), Some(250), "whoever has it now");
+    }
+
+    #[test]
+    fn what_a_group_never_allows_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("proc/meminfo", "MemTotal: 900 kB\nMemAvailable: 700 kB\nHugetlb: 100 kB\n");
+        put("proc/self/cgroup", "0::/a\n");
+        let read = || Memory::read(root.path()).unwrap();
+        assert_eq!((read().available, read().most), (700 << 10, 900 << 10));
+        put("sys/fs/cgroup/a/memory.max", "204800\n");
+        put("sys/fs/cgroup/a/memory.current", "102400\n");
+        assert_eq!((read().available, read().most), (100 << 10, 300 << 10), "besides reserved pages");
     }
 
     #[test]
@@ -268,6 +303,6 @@ mod tests {
         fs::write(dir.join("memory.usage_in_bytes"), "4000\n").unwrap();
         fs::write(root.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
         let groups = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n";
-        assert_eq!(cgroup_available(root.path(), groups), Some(1000));
+        assert_eq!(least(root.path(), groups, group_free), Some(1000));
     }
 }

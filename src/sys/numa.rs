@@ -16,8 +16,7 @@ pub enum Wish {
     Interleave,
     /// On this node alone, and its threads with it.
     Bind(usize),
-    /// The rows of each matrix where the threads run that use them when it is multiplied alone, all else as with
-    /// [`Wish::Interleave`].
+    /// The rows of each large matrix where the threads run that use them, all else as with [`Wish::Interleave`].
     Partition,
 }
 
@@ -31,13 +30,19 @@ pub enum Policy {
     Interleave(Vec<usize>),
     /// On this one or not at all.
     Bind(usize),
-    /// Of what is dealt to threads, in equal parts one after the other, each part on the node of its thread, rather than
-    /// not at all elsewhere; the rest page by page over these nodes. One node for each thread.
+    /// Of what is dealt to threads, each thread's [`share`] on its node, elsewhere rather than not at all; the rest page by
+    /// page over these nodes. One node for each thread.
     Partition(Vec<usize>),
 }
 
 /// Most nodes that a mask holds; the kernel's own limit.
 const MAX_NODES: usize = 1024;
+
+/// What thread `index` of so many is dealt of so many items. Rows are placed and multiplied by this one rule, so that they
+/// lie where they are used.
+pub fn share(items: usize, threads: usize, index: usize) -> Range<usize> {
+    items * index / threads..items * (index + 1) / threads
+}
 
 impl Wish {
     /// Reads `interleave`, `bind:N` or `partition`.
@@ -128,15 +133,15 @@ impl Policy {
         if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The parts of `range`, dealt to threads, that lie on one node each; none unless it is to be partitioned.
-    pub fn parts(&self, range: Range<usize>) -> Vec<(Range<usize>, usize)> {
+    /// The parts of so many items, dealt to threads, that lie on one node each; none unless they are to be partitioned.
+    pub fn parts(&self, items: usize) -> Vec<(Range<usize>, usize)> {
         let Policy::Partition(threads) = self else { return Vec::new() };
-        let border = |thread| range.start + range.len() * thread / threads.len();
         let mut first = 0;
         let part = |run: &[usize]| {
-            let start = first;
-            first += run.len();
-            (border(start)..border(first), run[0])
+            let last = first + run.len();
+            let items = share(items, threads.len(), first).start..share(items, threads.len(), last - 1).end;
+            first = last;
+            (items, run[0])
         };
         threads.chunk_by(|a, b| a == b).map(part).collect()
     }
@@ -172,6 +177,24 @@ fn bind(bytes: &mut [u8], mode: c_int, mask: &Mask) -> io::Result<()> {
 /// (`/proc/self/numa_maps`). Empty where the kernel has no NUMA.
 pub fn bytes_by_node(addresses: Range<usize>) -> BTreeMap<usize, u64> {
     by_node(&std::fs::read_to_string("/proc/self/numa_maps").unwrap_or_default(), addresses)
+}
+
+/// Whether pages of this process that are there lie on one node, as the kernel says of each of them (`move_pages`).
+pub(super) fn on_one_node(addresses: Range<usize>, page: usize) -> bool {
+    let mut pages: Vec<*mut libc::c_void> = addresses.step_by(page).map(|at| at as *mut libc::c_void).collect();
+    let mut nodes = vec![-1 as c_int; pages.len()];
+    let (none, flags): (*const c_int, c_int) = (std::ptr::null(), 0);
+    // SAFETY: without nodes to move to nothing is moved; both lists are as long as their number says, and only the second
+    // one is written to.
+    let status = unsafe {
+        libc::syscall(libc::SYS_move_pages, 0, pages.len(), pages.as_mut_ptr(), none, nodes.as_mut_ptr(), flags)
+    };
+    if status < 0 {
+        // A kernel without the call has one node.
+        return io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    }
+    let mut there = nodes.into_iter().filter(|node| *node >= 0);
+    there.next().is_none_or(|first| there.all(|node| node == first))
 }
 
 fn by_node(maps: &str, addresses: Range<usize>) -> BTreeMap<usize, u64> {
@@ -220,15 +243,23 @@ mod tests {
     }
 
     #[test]
-    fn rows_lie_with_their_threads() {
+    fn parts_follow_the_shares_of_threads() {
         let cpu = |id| LogicalCpu { id, core: id, node: id / 2, ..LogicalCpu::default() };
         let two = Topology { cpus: (0..4).map(cpu).collect(), ..host(&[(0, 1), (1, 1)]) };
         let policy = Wish::Partition.on(&two, 3).unwrap();
         assert_eq!((&policy, policy.to_string().as_str()), (&Policy::Partition(vec![0, 0, 1]), "partition:0x2:1x1"));
-        assert_eq!(policy.parts(100..400), [(100..300, 0), (300..400, 1)], "two threads of three on the first");
-        assert_eq!(policy.parts(7..7), [(7..7, 0), (7..7, 1)]);
-        assert_eq!(Policy::Interleave(vec![0, 1]).parts(0..9), []);
+        assert_eq!(policy.parts(300), [(0..200, 0), (200..300, 1)], "two threads of three on the first");
+        assert_eq!(policy.parts(0), [(0..0, 0), (0..0, 1)]);
+        assert_eq!(Policy::Interleave(vec![0, 1]).parts(9), []);
         assert_eq!(Wish::Partition.on(&host(&[(0, 1)]), 3), Ok(Policy::Local), "one node has all rows");
+    }
+
+    #[test]
+    fn pages_are_asked_for_their_node() {
+        let bytes = vec![1u8; 1 << 20];
+        let start = (bytes.as_ptr() as usize).next_multiple_of(4096);
+        assert!(on_one_node(start..start + 4096, 4096), "a page lies on one node");
+        assert!(on_one_node(0..4096, 4096), "what is not there lies nowhere");
     }
 
     #[test]

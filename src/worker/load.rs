@@ -11,6 +11,7 @@ use crate::engine::{self, EngineOptions, Handle, ModelFacts, Opened, Remedy};
 use crate::load::Method;
 use crate::sys::numa;
 use crate::text::{ChatTemplate, OutputFormat, Tokenizer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,9 +48,9 @@ pub(super) fn load(spec: Spec, vault: &mut Vault, reporter: &Reporter) -> Result
     let (seconds, rate) = meter.total();
     let places = places(&opened.facts);
     if *read_by == Method::Kept.to_string() {
-        tracing::info!("found {weight_bytes} bytes of weights in the vault; {places}");
+        tracing::info!("found {weight_bytes} bytes of weights in the vault{places}");
     } else {
-        tracing::info!("read {weight_bytes} bytes of weights in {seconds:.2} s ({rate:.2} GB/s; {read_by}); {places}");
+        tracing::info!("read {weight_bytes} bytes of weights in {seconds:.2} s ({rate:.2} GB/s; {read_by}){places}");
     }
     for note in &opened.facts.notes {
         tracing::warn!("{note}");
@@ -58,12 +59,23 @@ pub(super) fn load(spec: Spec, vault: &mut Vault, reporter: &Reporter) -> Result
     Ok((opened.handle, served))
 }
 
-/// Where the weights lie, in words.
+/// Where the weights lie, in words, as far as it is known.
 fn places(facts: &ModelFacts) -> String {
-    let mib = |bytes: &u64| bytes >> 20;
-    let pages = facts.pages.iter().map(|(page, bytes)| format!("{} MiB on pages of {} KiB", mib(bytes), page >> 10));
-    let nodes = facts.nodes.iter().map(|(node, bytes)| format!("{} MiB on node {node}", mib(bytes)));
-    pages.chain(nodes).collect::<Vec<_>>().join(", ")
+    let nodes = facts.nodes.iter().map(|(node, bytes)| format!("{} MiB on node {node}", bytes >> 20));
+    let pages = Some(on_pages(&pages(&facts.pages))).filter(|text| !text.is_empty());
+    let places: Vec<String> = pages.into_iter().chain(nodes).collect();
+    if places.is_empty() { String::new() } else { format!("; {}", places.join(", ")) }
+}
+
+/// Bytes on pages of each size, in words.
+pub(super) fn on_pages(pages: &[PageBytes]) -> String {
+    let each = pages.iter().map(|on| format!("{} MiB on pages of {} KiB", on.bytes >> 20, on.page >> 10));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes on pages of each size, as the API has them.
+pub(super) fn pages(bytes: &BTreeMap<usize, u64>) -> Vec<PageBytes> {
+    bytes.iter().map(|(page, bytes)| PageBytes { page: *page as u64, bytes: *bytes }).collect()
 }
 
 fn serve(spec: Spec, opened: &Opened) -> Result<Served, Failure> {
@@ -130,7 +142,7 @@ fn info(facts: &ModelFacts) -> ModelInfo {
         kv_type: facts.kv_type.clone(),
         read_by: facts.read_by.clone(),
         huge_page_bytes: facts.huge_page_bytes,
-        pages: facts.pages.iter().map(|(page, bytes)| PageBytes { page: *page as u64, bytes: *bytes }).collect(),
+        pages: pages(&facts.pages),
         nodes: facts.nodes.iter().map(|(node, bytes)| NodeBytes { node: *node as u64, bytes: *bytes }).collect(),
     }
 }

@@ -76,6 +76,7 @@ fn serve_model(listener: UnixListener, control: UnixStream, vault: Option<OwnedF
             return EXIT_FAILED;
         }
     };
+    let reporter = Arc::new(reporter);
     let vault = Vault::new(vault.filter(|_| spec.vault));
     let growth = limited.then(|| growth(spec.max_body_bytes));
     let reason = match work(listener, (spec, vault), &reporter, control, growth) {
@@ -124,7 +125,7 @@ impl Failure {
 fn work(
     listener: UnixListener,
     (spec, mut vault): (Spec, Vault),
-    reporter: &Reporter,
+    reporter: &Arc<Reporter>,
     control: Control,
     growth: Option<u64>,
 ) -> Result<(), Failure> {
@@ -143,6 +144,7 @@ fn work(
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         reporter.send(&Report::Ready { info });
+        vault.tell_pages(reporter);
         std::io::Result::Ok(tokio::select! {
             () = answer(listener, Arc::new(served), control) => Ok(()),
             () = heartbeat(&handle, reporter) => Err(Failure::Failed("the engine thread died; see the log".into())),

@@ -1,7 +1,7 @@
 //! Daemon ↔ worker control channel: one JSON object per line over a Unix socket pair (descriptor 4 of the worker).
 //! End of file on it ends the worker; end of file from the worker tells the daemon of its death.
 
-use crate::api::control::{ExpertChoices, ModelInfo, Progress, Stats};
+use crate::api::control::{ExpertChoices, ModelInfo, PageBytes, Progress, Stats};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ pub struct Spec {
     pub chat_template: Option<PathBuf>,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
-    /// Over which NUMA nodes its memory is to lie: `interleave` or `bind:N`.
+    /// Over which NUMA nodes its memory is to lie: `interleave`, `bind:N` or `partition`.
     pub numa: String,
     /// Weights are taken from the daemon's vault and left in it.
     pub vault: bool,
@@ -63,6 +63,13 @@ pub enum Report {
     Ready {
         /// What was loaded.
         info: Box<ModelInfo>,
+    },
+    /// What pages lie under weights that were found in the vault; comes once, after `Ready`.
+    Pages {
+        /// Bytes of the process on huge pages.
+        huge_page_bytes: u64,
+        /// Bytes of the weights on pages of each size.
+        pages: Vec<PageBytes>,
     },
     /// Loading is impossible (bad file, not enough memory): do not restart, show the reason.
     Refused {

@@ -1,7 +1,10 @@
 //! The worker's end of the channel to the daemon's vault. Asked while the model is loaded; what was read is handed over
 //! afterwards, from a thread of its own, so that nobody waits for checksums.
 
-use crate::load::{Image, Keeper};
+use super::control::Reporter;
+use super::load::pages;
+use super::protocol::Report;
+use crate::load::{Image, Keeper, huge_page_bytes};
 use crate::sys::pass;
 use crate::vault::{Answer, Ask, MESSAGE_BYTES};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
@@ -10,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// A daemon that gives no answer for so many seconds keeps nothing.
 const PATIENCE: i64 = 10;
@@ -18,6 +22,8 @@ const PATIENCE: i64 = 10;
 #[derive(Debug)]
 pub(super) struct Vault {
     channel: Option<Arc<OwnedFd>>,
+    /// Enters what was found in the page tables.
+    settling: Option<JoinHandle<Image>>,
 }
 
 impl Vault {
@@ -26,7 +32,20 @@ impl Vault {
             // Without it a daemon that hangs would only be waited for longer.
             let _ = setsockopt(channel, ReceiveTimeout, &TimeVal::new(PATIENCE, 0));
         }
-        Vault { channel: channel.map(Arc::new) }
+        Vault { channel: channel.map(Arc::new), settling: None }
+    }
+
+    /// Tells what pages lie under the image that was found, if one was, as soon as that is known.
+    pub(super) fn tell_pages(&mut self, reporter: &Arc<Reporter>) {
+        let (Some(settling), reporter) = (self.settling.take(), reporter.clone()) else { return };
+        let work = move || {
+            let Ok(image) = settling.join() else { return };
+            let pages = pages(&image.pages());
+            tracing::info!("the weights found lie on {}", super::load::on_pages(&pages));
+            reporter.send(&Report::Pages { huge_page_bytes: huge_page_bytes(), pages });
+        };
+        // Without a thread it stays unknown.
+        let _ = std::thread::Builder::new().name("pages".into()).spawn(work);
     }
 
     /// Asks; a channel that failed once is given up, for questions and answers would no longer match.
@@ -73,6 +92,15 @@ impl Keeper for Vault {
             Some((Answer::Freed { bytes }, _)) => bytes,
             _ => 0,
         }
+    }
+
+    fn settle(&mut self, image: Image) {
+        let work = move || {
+            image.touch();
+            image
+        };
+        // Without a thread, pages are entered as they are read, and not counted.
+        self.settling = std::thread::Builder::new().name("pages".into()).spawn(work).ok();
     }
 
     fn keep(&mut self, path: &Path, variant: &str, image: Image) {

@@ -6,7 +6,7 @@ use super::real::{MODEL, SETTINGS, start};
 use nix::sys::signal::Signal;
 use omni_inferd::sys::{arena, pass};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -72,10 +72,34 @@ fn a_killed_workers_weights_are_found_without_the_file() {
         assert_eq!(text(&daemon), before);
     }
     assert!(daemon.log().contains("m.gguf is gone; the model is served from the weights that were kept"));
-    let info = &daemon.status("m")["info"];
-    let on_pages: u64 = info["pages"].as_array().unwrap().iter().map(|on| on["bytes"].as_u64().unwrap()).sum();
-    assert_eq!(on_pages, image["bytes"].as_u64().unwrap(), "{info}");
+    // A restart does not wait for them to be counted.
+    let pages = || daemon.status("m")["info"]["pages"].as_array().unwrap().clone();
+    wait_for("its pages", || !pages().is_empty());
+    let on_pages: u64 = pages().iter().map(|on| on["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(on_pages, image["bytes"].as_u64().unwrap(), "{:?}", pages());
     assert_eq!(images(&daemon)[0]["id"], image["id"]);
+}
+
+/// A daemon with one descriptor left, which the request takes.
+#[test]
+fn weights_that_cannot_be_verified_now_are_not_called_sound() {
+    let daemon = daemon("");
+    wait_kept(&daemon);
+    let pid = daemon.child.id();
+    let limit = |soft: u64| {
+        let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")]).status();
+        assert!(status.unwrap().success(), "prlimit of util-linux");
+    };
+    let open: BTreeSet<u64> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    limit((0..).find(|number| !open.contains(number)).unwrap() + 1);
+    let answer = daemon.post("/control/v1/vault/verify", &Value::Null);
+    limit(1024);
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(answer.body.contains("cannot be verified now: Too many open files"), "{}", answer.body);
+    assert_eq!(daemon.post("/control/v1/vault/verify", &Value::Null).status, 200);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The engine under many requests: each gets the text it would get alone, and nobody waits for a slow reader.
 
 use crate::support::{Outcome, bundled, collect, eventually, executor, greedy, json, options, prompt, request, run};
-use crate::support::{start_bundled, u32s};
+use crate::support::{start, start_bundled, u32s, unpack};
 use omni_inferd::engine::{EngineOptions, FinishReason, Request, SubmitError};
 use omni_inferd::exec::{KvType, Solo, Wanted};
 use omni_inferd::sample::{Logprobs, Params};
+use omni_inferd::sys::numa::Wish;
 use std::time::Duration;
 
 /// A mix of lengths, samplers and seeds.
@@ -32,6 +33,23 @@ fn assert_same(a: &Outcome, b: &Outcome, what: &str) {
     assert_eq!(a.tokens, b.tokens, "{what}");
     assert_eq!(a.logprobs, b.logprobs, "{what}");
     assert_eq!(a.reason(), b.reason(), "{what}");
+}
+
+/// Dense products of several matrices, experts, and latent attention's matrices of heads.
+#[test]
+fn rows_that_lie_with_their_threads_change_no_bit() {
+    let files = ["qwen3", "qwen3moe", "gpt-oss", "deepseek-v3"]
+        .map(|name| unpack(&format!("tests/data/hf-tiny/{name}.gguf.zst")));
+    let paths = files.iter().map(|file| file.path.clone()).chain([bundled("q8_0"), bundled("q4_k_m")]);
+    for path in paths {
+        let ids: Vec<u32> = prompt(3, 50).into_iter().map(|id| 3 + id % 157).collect();
+        let sampling = Params { logprobs: Some(2), ..greedy() };
+        let [spread, rows] = [Wish::Interleave, Wish::Partition].map(|numa| {
+            let handle = start(&path, &EngineOptions { numa, ..options() }).handle;
+            run(&handle, request(&ids, 12, sampling.clone()))
+        });
+        assert_same(&rows, &spread, &path.display().to_string());
+    }
 }
 
 #[test]

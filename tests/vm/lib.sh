@@ -8,10 +8,10 @@ ok() { count=$((count + 1)); echo "ok $count - $1"; }
 fail() { failed=$((failed + 1)); echo "not ok - $1"; tail -n 20 /tmp/out | sed 's/^/    /'; }
 holds() { local what=$1; shift; if "$@" >/tmp/out 2>&1; then ok "$what"; else fail "$what"; fi; }
 fails() { local what=$1; shift; if "$@" >/tmp/out 2>&1; then fail "$what"; else ok "$what"; fi; }
-# At most 30 s until a command succeeds.
+# At most two minutes, on emulated processors of a busy host, until a command succeeds.
 soon() {
     local what=$1; shift
-    for _ in $(seq 150); do if "$@" >/tmp/out 2>&1; then ok "$what"; return; fi; sleep 0.2; done
+    for _ in $(seq 600); do if "$@" >/tmp/out 2>&1; then ok "$what"; return; fi; sleep 0.2; done
     fail "$what"
 }
 prop() { systemctl show -P "$2" "$1"; }

@@ -13,6 +13,8 @@ if [ ! -e /var/booted ]; then
         printf '[[model]]\nid = "absent"\npath = "/srv/models/story.gguf"\nnuma = "bind:7"\n'
         printf '[[model]]\nid = "crowded"\npath = "/srv/models/story.gguf"\ncontext = 100000\nparallel = 4\nnuma = "bind:1"\n'
     } >>/etc/omni-inferd/config.toml
+    omni-proxy --hash-key guest >/etc/omni-inferd/keys 2>/dev/null
+    chown root:omni-keys /etc/omni-inferd/keys; chmod 640 /etc/omni-inferd/keys
     [ "$failed" = 0 ] || finish
     echo "$count" >/var/booted
     touch /run/again
@@ -38,7 +40,7 @@ for node in 0 1 2 3; do holds "a quarter of it is on node $node" between $((all 
 # The same from the kernel's mouth: pages of memory files that the worker has mapped.
 mapped_on() { grep 'file=/memfd:omni-weights' /proc/"$(pid_of "$1")"/numa_maps | grep -o "N$2=[0-9]*" | awk -F= '{ n += $2 } END { print n * 4096 }'; }
 for node in 0 3; do holds "the kernel says so for node $node" is "$(mapped_on spread $node)" "$(on_node spread $node)"; done
-# How often the node changes from one stretch of 64 KiB to the next, as the kernel says (move_pages).
+# How often the node changes from one stretch of 17 pages to the next, as the kernel says (move_pages).
 changes() { perl ./changes.pl "$(pid_of "$1")"; }
 holds "page by page" test "$(changes spread)" -gt 1000
 holds "it is unloaded" omnictl --socket $sock unload spread

@@ -2,7 +2,7 @@
 # Boots the guest under its own systemd in a container, lets it run checks.sh on the package, and ends with its status.
 # Usage: tests/vm/run.sh PACKAGE.deb   (root, mmdebstrap and systemd-container needed)
 #   SUITE    Debian release of the guest (trixie)
-#   SECONDS_MOST  time limit (300)
+#   SECONDS_MOST  time limit (600)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 tree=$(cd "$here/../.." && pwd)
@@ -45,10 +45,10 @@ unshare --mount --propagation private sh -c '
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
     mount -t tmpfs tmpfs "$work/overlay" && mkdir "$work/overlay/upper" "$work/overlay/work" "$work/overlay/root"
     mount -t overlay overlay -o "lowerdir=$image,upperdir=$work/overlay/upper,workdir=$work/overlay/work" "$work/overlay/root"
-    timeout -k 5 "${SECONDS_MOST:-300}" systemd-nspawn --quiet --directory "$work/overlay/root" --boot --register=no \
+    timeout -k 5 "${SECONDS_MOST:-600}" systemd-nspawn --quiet --directory "$work/overlay/root" --boot --register=no \
         --keep-unit --private-network --capability=all --bind "$work/payload:/payload" --console=pipe \
         --hostname=guest >"$work/console" 2>&1 </dev/null' || true
-cat "$work/payload/log" 2>/dev/null || true
+grep -v '^status [0-9]*$' "$work/payload/log" 2>/dev/null || true
 status=$(cat "$work/payload/status" 2>/dev/null || true)
 if [ -z "$status" ]; then
     echo "run.sh: the guest gave no status; its console:" >&2

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const PCI: &str = "sys/bus/pci/devices";
-const VERSION: &str = "proc/driver/nvidia/version";
+pub(super) const VERSION: &str = "proc/driver/nvidia/version";
 
 /// Groups that the packaged unit gives the daemon for devices.
 const GROUPS: [&str; 2] = ["video", "render"];

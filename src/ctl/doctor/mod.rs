@@ -1,10 +1,11 @@
 //! `omnictl doctor`: is this host fit for what it is to do? One line per check: what was found and, where it is not well,
-//! why that matters and what to do. It reads files and changes nothing; each check works on a tree of files, so that
-//! tests can show it any host. One file per area.
+//! why that matters and what to do. It reads files (and asks the GPU driver's own program) and changes nothing; checks work
+//! on a tree of files or on text, so that tests can show them any host. One file per area.
 
 mod configuration;
 mod container;
 mod cpu;
+mod driver;
 mod gpu;
 mod iommu;
 mod memory;
@@ -118,13 +119,14 @@ impl Facts {
 
 /// All checks, in the order in which they are shown.
 fn examine(facts: &Facts) -> Vec<Check> {
-    let groups: [fn(&Facts) -> Vec<Check>; 7] = [
+    let groups: [fn(&Facts) -> Vec<Check>; 8] = [
         configuration::checks,
         container::checks,
         cpu::checks,
         memory::checks,
         storage::checks,
         gpu::checks,
+        driver::checks,
         iommu::checks,
     ];
     groups.iter().flat_map(|group| group(facts)).collect()

@@ -84,6 +84,7 @@ impl BackendArgs {
             cpus: self.cpus.clone(),
             disable_isa: disabled.iter().map(ToString::to_string).collect(),
             pin: true,
+            apart: false,
         }
     }
 }

@@ -23,25 +23,32 @@ const AGAIN: Duration = Duration::from_secs(24 * 3600);
 impl Vault {
     /// Compares an image's checksums, at so many bytes per second at most. Lets it go when one is wrong, and answers what
     /// and which models served from it. `None`: it is sound, or gone. Blocks.
-    pub fn verify(&self, id: &str, rate: u64) -> Option<(String, Vec<String>)> {
+    ///
+    /// # Errors
+    /// It cannot be looked at now: there are no descriptors left.
+    pub fn verify(&self, id: &str, rate: u64) -> Result<Option<(String, Vec<String>)>, String> {
         let (manifest, copies) = {
             let held = self.held();
-            let image = held.iter().find(|image| image.id == id)?;
-            (image.manifest.clone(), pass::copies(&image.descriptors[1..]).ok()?)
+            let Some(image) = held.iter().find(|image| image.id == id) else { return Ok(None) };
+            let path = image.manifest.path.display();
+            let copies = pass::copies(&image.descriptors[1..])
+                .map_err(|error| format!("the weights of {path} in memory cannot be verified now: {error}"))?;
+            (image.manifest.clone(), copies)
         };
         // An image that is let go meanwhile must not be held up by its examination.
         let is_held = || self.held().iter().any(|image| image.id == id);
         let damage = compare(&manifest, copies, rate, &is_held).err();
         let Some(damage) = damage else {
             let mut held = self.held();
-            let image = held.iter_mut().find(|image| image.id == id)?;
-            image.verified = Some(Instant::now());
-            return None;
+            if let Some(image) = held.iter_mut().find(|image| image.id == id) {
+                image.verified = Some(Instant::now());
+            }
+            return Ok(None);
         };
         let damage = format!("the weights of {} in memory are damaged: {damage}", manifest.path.display());
         let models = self.release(|image| image.id == id).into_iter().flat_map(|image| image.models).collect();
         tracing::error!("{damage}; they are let go, and read from the file again");
-        Some((damage, models))
+        Ok(Some((damage, models)))
     }
 
     /// The image whose checksums are due.
@@ -81,17 +88,21 @@ fn compare(manifest: &Manifest, segments: Vec<OwnedFd>, rate: u64, is_wanted: &d
 
 /// Compares checksums; workers whose weights are damaged are started anew after their requests. Answers the damage.
 /// Runs to its end even when nobody waits for the answer any more.
-pub async fn verify(app: &Arc<App>, id: String, rate: u64) -> Option<String> {
+///
+/// # Errors
+/// As [`Vault::verify`].
+pub async fn verify(app: &Arc<App>, id: String, rate: u64) -> Result<Option<String>, String> {
     let app = app.clone();
     let checked = tokio::spawn(async move {
         let vault = app.registry.shared.vault.clone();
-        let (damage, models) = tokio::task::spawn_blocking(move || vault.verify(&id, rate)).await.ok()??;
+        let verified = tokio::task::spawn_blocking(move || vault.verify(&id, rate)).await;
+        let Some((damage, models)) = verified.map_err(|error| error.to_string())?? else { return Ok(None) };
         for model in models.iter().filter_map(|id| app.registry.find(id)) {
             model.say(tracing::Level::ERROR, "its weights in memory are damaged; starting it again after its requests");
             model.order(Order::Unload { force: false }).await;
             model.order(Order::Load).await;
         }
-        Some(damage)
+        Ok(Some(damage))
     });
-    checked.await.ok()?
+    checked.await.map_err(|error| error.to_string())?
 }

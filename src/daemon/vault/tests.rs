@@ -95,7 +95,7 @@ fn what_brings_nothing_stays() {
     }
     let left = || vault.list().into_iter().map(|image| image.path).collect::<Vec<_>>();
     assert_eq!(left().len(), 3);
-    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 0, cgroup: None });
     assert_eq!(left(), ["/m/huge", "/m/huger"], "reserved pages are of no use to a host out of memory");
     assert_eq!(reclaim(&vault, 1 << 30, 0), 0);
     assert_eq!(left().len(), 2);
@@ -170,14 +170,14 @@ fn what_nobody_uses_goes_for_time_or_memory() {
     );
     freed(&vault);
     assert_eq!(left(), ["/m/c"], "what is used stays");
-    vault.yield_to(&Memory { total: 1 << 30, available: 0, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 0, cgroup: None });
     assert_eq!(left(), ["/m/c"]);
     keep(&vault, 4, "/m/d", 4096);
     vault.leave(4);
-    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 29, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 1 << 29, cgroup: None });
     assert_eq!(left(), ["/m/c", "/m/d"], "there is memory enough");
     freed(&vault);
-    vault.yield_to(&Memory { total: 1 << 30, available: 1 << 20, cgroup: None });
+    vault.yield_to(&Memory { total: 1 << 30, most: 1 << 30, available: 1 << 20, cgroup: None });
     assert_eq!(left(), ["/m/c"], "the host runs out of it");
     vault.expire(Duration::ZERO);
     assert_eq!(vault.evict(None), []);
@@ -196,13 +196,13 @@ fn damage_is_found_and_let_go() {
     vault.answer(1, "good", Ask::Keep, sealed(Path::new("/m/a"), "v", &bytes, false));
     vault.answer(2, "bad", Ask::Keep, sealed(Path::new("/m/b"), "v", &bytes, true));
     let ids: Vec<String> = vault.list().into_iter().map(|image| image.id).collect();
-    assert_eq!(vault.verify(&ids[0], HURRIED), None);
-    let (damage, models) = vault.verify(&ids[1], HURRIED).unwrap();
+    assert_eq!(vault.verify(&ids[0], HURRIED), Ok(None));
+    let (damage, models) = vault.verify(&ids[1], HURRIED).unwrap().unwrap();
     assert!(damage.contains("/m/b") && damage.contains("tensor a.weight"), "{damage}");
     assert_eq!((models, vault.list().len()), (vec!["bad".to_string()], 1));
-    assert_eq!(vault.verify("none", HURRIED), None);
+    assert_eq!(vault.verify("none", HURRIED), Ok(None));
     let start = Instant::now();
-    vault.verify(&ids[0], 15 << 20);
+    vault.verify(&ids[0], 15 << 20).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(190), "3 MiB at 15 MiB/s");
 }
 

@@ -57,6 +57,7 @@ pub(super) fn expert_matmul(
                 weight,
                 first,
                 rows: *rows,
+                matrix: *stride,
                 kernels: table.kernels(weight.dtype),
                 acts: *acts,
                 tokens: tokens.clone(),

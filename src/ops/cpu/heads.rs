@@ -27,6 +27,7 @@ impl Cpu {
             weight,
             first: head * stride + rows.start,
             rows: rows.len(),
+            matrix: stride,
             kernels: self.table.kernels(weight.dtype),
             acts,
             tokens: head * tokens..(head + 1) * tokens,
@@ -34,7 +35,7 @@ impl Cpu {
             out,
             units: head * units..(head + 1) * units,
         };
-        deal(heads * units, tokens, weight.row_bytes(), &self.pool, &|range| {
+        deal((0..heads).map(|head| part(head).piece()), tokens, weight.row_bytes(), &self.pool, &|range| {
             for head in range.start / units..range.end.div_ceil(units) {
                 let start = range.start.max(head * units) - head * units;
                 part(head).run(start..range.end.min((head + 1) * units) - head * units);

@@ -1,6 +1,7 @@
 //! Products with weights: quantises the activations once per form, cuts all jobs' rows to units and deals them.
 
 use super::acts::{Acts, Format, Parts, Scratch};
+use super::deal::Piece;
 use super::pool::Pool;
 use super::table::{Kernels, Rows, Table};
 use crate::ops::{MatMul, Tensor};
@@ -27,6 +28,8 @@ pub(super) struct Part<'a> {
     pub(super) first: usize,
     /// How many.
     pub(super) rows: usize,
+    /// Rows of each matrix of the weight, of which a stack has several.
+    pub(super) matrix: usize,
     /// For whole panels of a packed weight, and for all other rows.
     pub(super) kernels: Kernels,
     pub(super) acts: Acts<'a>,
@@ -63,6 +66,7 @@ pub(super) fn matmul(x: &[f32], jobs: &mut [MatMul<'_>], scratch: &mut Scratch, 
             weight,
             first: 0,
             rows: weight.rows,
+            matrix: weight.rows,
             kernels: table.kernels(weight.dtype),
             acts: scratch.acts(x, cols, form(weight, table)),
             tokens: 0..tokens,
@@ -99,10 +103,9 @@ pub(super) fn quantise<'a>(
 
 /// Deals the units of all parts, which follow each other, as one region.
 pub(super) fn run(parts: &[Part<'_>], pool: &Pool) {
-    let units = parts.last().map_or(0, |part| part.units.end);
     let widest = parts.iter().map(|part| part.weight.row_bytes()).max().unwrap_or(1);
     let tokens = parts.iter().map(|part| part.tokens.len()).max().unwrap_or(0);
-    deal(units, tokens, widest, pool, &|range| {
+    deal(parts.iter().map(Part::piece), tokens, widest, pool, &|range| {
         let first = parts.partition_point(|part| part.units.end <= range.start);
         for part in parts[first..].iter().take_while(|part| part.units.start < range.end) {
             let (start, end) = (range.start.max(part.units.start), range.end.min(part.units.end));
@@ -111,12 +114,22 @@ pub(super) fn run(parts: &[Part<'_>], pool: &Pool) {
     });
 }
 
-/// Deals `units` of rows of `row_bytes`, each for `tokens` tokens, in runs of a fitting length.
-pub(super) fn deal(units: usize, tokens: usize, row_bytes: usize, pool: &Pool, body: &(dyn Fn(Range<usize>) + Sync)) {
+/// Deals units of rows of `row_bytes`, each for `tokens` tokens, in runs of a fitting length: those of each piece apart
+/// where weights lie with their threads, else all as one.
+pub(super) fn deal(
+    mut pieces: impl DoubleEndedIterator<Item = Piece>,
+    tokens: usize,
+    row_bytes: usize,
+    pool: &Pool,
+    body: &(dyn Fn(Range<usize>) + Sync),
+) {
+    let pieces: Vec<Piece> =
+        if pool.deals_apart() { pieces.collect() } else { pieces.next_back().into_iter().collect() };
+    let units = pieces.last().map_or(0, |piece| piece.items.end);
     let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * row_bytes.max(1))).max(1) } else { CHUNK_UNITS };
     // Few units: rather shorter runs than idle threads.
     let grain = grain.min(units.div_ceil(4 * pool.threads())).max(1);
-    pool.run(units, grain, body);
+    if pool.deals_apart() { pool.run_pieces(&pieces, grain, body) } else { pool.run(units, grain, body) }
 }
 
 /// The activations' form for a weight.
@@ -128,6 +141,12 @@ pub(super) fn form(weight: &Tensor, table: &Table) -> Format {
 }
 
 impl Part<'_> {
+    /// Its units, and which of its matrix they are.
+    pub(super) fn piece(&self) -> Piece {
+        let of = self.matrix.div_ceil(UNIT);
+        Piece { items: self.units.clone(), first: self.first % self.matrix.max(1) / UNIT, of }
+    }
+
     /// Computes some units for all tokens. Only a part's last unit may not be whole, and that one is never packed.
     pub(super) fn run(&self, units: Range<usize>) {
         let (start, end) = (units.start * UNIT, self.rows.min(units.end * UNIT));

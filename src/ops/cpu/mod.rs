@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 mod blocks;
 mod codes;
+mod deal;
 mod delta;
 mod experts;
 #[cfg(target_arch = "x86_64")]
@@ -63,6 +64,8 @@ pub struct Options {
     pub disable_isa: Vec<String>,
     /// Binds each thread to one CPU, the thread that calls [`Cpu::new`] included: it should be the one that computes.
     pub pin: bool,
+    /// The rows of each matrix lie with the threads that use them ([`crate::sys::numa::Policy::Partition`]): deals them so.
+    pub apart: bool,
 }
 
 impl Options {
@@ -140,7 +143,7 @@ impl Cpu {
         let (threads, places) = options.resolve()?;
         let pinned = if options.pin { places.as_slice() } else { &[] };
         Ok(Cpu {
-            pool: Pool::new(threads, pinned, true)?,
+            pool: Pool::new(threads, pinned, true)?.dealing_apart(options.apart),
             table: Table::new(isa),
             attention: attention::Buffers::default(),
             observer: Observer::default(),

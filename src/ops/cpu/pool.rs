@@ -5,7 +5,7 @@
 //!                    │ │ … │            │ │ … │                │ │ … │
 //!                    threads 0..16      threads 16..32         threads 16n..     arrive at their own group's gate only
 //! ```
-//! Each thread owns a contiguous range and takes chunks from its front, so that it streams through memory; a thread that
+//! Each thread owns a contiguous range (or one of each [`Piece`]) and takes chunks from its front, so that it streams through memory; a thread that
 //! runs dry takes chunks from the back of the fullest range of its group, then of other groups, so that a preempted
 //! thread does not hold up the others. Nor is a thread waited for that has not come to the region yet: the caller closes
 //! the gates when nothing is left to take and waits only for those inside. No line is written by more than a group's
@@ -13,6 +13,7 @@
 //! wakes the rest of the group.
 
 use super::Error;
+use super::deal::{Deal, Piece};
 use crate::sys::affinity;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -52,7 +53,7 @@ struct Share(AtomicU64);
 #[derive(Clone, Copy)]
 struct Region {
     body: Option<Body<'static>>,
-    items: usize,
+    deal: Deal<'static>,
     grain: usize,
 }
 
@@ -95,6 +96,7 @@ pub struct Pool {
     /// One region at a time; the number of the last one.
     turn: Mutex<u32>,
     workers: Vec<JoinHandle<()>>,
+    apart: bool,
 }
 
 thread_local! {
@@ -117,7 +119,7 @@ impl Pool {
             spin,
             panic: Mutex::new(None),
         });
-        let mut pool = Pool { shared, turn: Mutex::new(0), workers: Vec::new() };
+        let mut pool = Pool { shared, turn: Mutex::new(0), workers: Vec::new(), apart: false };
         if let Some(&first) = cpus.first() {
             affinity::bind_current_thread(&[first]).map_err(|e| Error::Setting(e.to_string()))?;
         }
@@ -132,6 +134,17 @@ impl Pool {
             pool.workers.push(worker.map_err(|source| Error::Thread { index, source })?);
         }
         Ok(pool)
+    }
+
+    /// Whether rows of weights are dealt with [`Pool::run_pieces`].
+    pub fn dealing_apart(mut self, apart: bool) -> Pool {
+        self.apart = apart;
+        self
+    }
+
+    /// As [`Pool::dealing_apart`] was told.
+    pub fn deals_apart(&self) -> bool {
+        self.apart
     }
 
     /// Threads, the caller included.
@@ -157,11 +170,32 @@ impl Pool {
             }
             return;
         }
+        self.deal(Deal::Whole { items, threads: self.threads() }, grain, body);
+    }
+
+    /// As [`Pool::run`], for the items of `pieces`, which follow each other; each thread owns its [`Piece::share`] of each.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn run_pieces(&self, pieces: &[Piece], grain: usize, body: Body<'_>) {
+        let items = pieces.last().map_or(0, |piece| piece.items.end);
+        if self.workers.is_empty() || items <= grain {
+            return self.run(items, grain, body);
+        }
+        let shares = Deal::shares(pieces, self.threads());
+        let longest = shares.iter().copied().max().unwrap_or(0);
+        self.deal(Deal::Pieces { pieces, shares: &shares }, grain.max(longest.div_ceil(CHUNKS)), body);
+    }
+
+    fn deal(&self, deal: Deal<'_>, grain: usize, body: Body<'_>) {
+        assert!(INSIDE_OF.get() != Arc::as_ptr(&self.shared), "a parallel region within a region of the same threads");
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         *turn = turn.wrapping_add(1);
-        // SAFETY: only the lifetime changes; `close` returns after the last thread left, before `body` ends.
-        let body = unsafe { std::mem::transmute::<Body<'_>, Body<'static>>(body) };
-        let region = Region { body: Some(body), items, grain };
+        // SAFETY: only the lifetimes change; `close` returns after the last thread left, before `body` and `deal` end.
+        let (body, deal) = unsafe {
+            (std::mem::transmute::<Body<'_>, Body<'static>>(body), std::mem::transmute::<Deal<'_>, Deal<'static>>(deal))
+        };
+        let region = Region { body: Some(body), deal, grain };
         self.shared.open(*turn, region);
         self.shared.take_all(*turn, 0, region);
         self.shared.close();
@@ -189,7 +223,7 @@ impl Drop for Pool {
 impl Group {
     fn new() -> Group {
         let rest = Rest { bell: AtomicU32::new(0), sleepers: AtomicU32::new(0), dry: AtomicU32::new(0) };
-        let region = UnsafeCell::new(Region { body: None, items: 0, grain: 1 });
+        let region = UnsafeCell::new(Region { body: None, deal: Deal::Whole { items: 0, threads: 1 }, grain: 1 });
         Group { gate: AtomicU64::new(0), region, rest }
     }
 
@@ -297,8 +331,8 @@ impl Shared {
         let Some(body) = region.body else { return };
         let outside = INSIDE_OF.replace(self);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(range) = self.take(epoch, index, &region) {
-                body(range);
+            while let Some((owner, range)) = self.take(epoch, index, &region) {
+                region.deal.each(owner, range, body);
             }
         }));
         INSIDE_OF.set(outside);
@@ -309,11 +343,11 @@ impl Shared {
         }
     }
 
-    /// The next chunk: from the front of the own share, else from the back of the fullest one of the nearest group that
-    /// has any.
-    fn take(&self, epoch: u32, index: usize, region: &Region) -> Option<Range<usize>> {
+    /// The next chunk, and whose share it is of: from the front of the own share, else from the back of the fullest one of
+    /// the nearest group that has any.
+    fn take(&self, epoch: u32, index: usize, region: &Region) -> Option<(usize, Range<usize>)> {
         if let Some(range) = self.claim(epoch, index, region, false) {
-            return Some(range);
+            return Some((index, range));
         }
         let (own, groups) = (index / GROUP, self.groups.len());
         for group in (0..groups).map(|i| (own + i) % groups) {
@@ -328,30 +362,24 @@ impl Shared {
                     break;
                 };
                 if let Some(range) = self.claim(epoch, fullest, region, true) {
-                    return Some(range);
+                    return Some((fullest, range));
                 }
             }
         }
         None
     }
 
-    /// The range dealt to a thread.
-    fn dealt(&self, index: usize, region: &Region) -> Range<usize> {
-        let threads = self.shares.len();
-        region.items * index / threads..region.items * (index + 1) / threads
-    }
-
     /// Chunks that nobody has taken of a share.
     fn left(&self, epoch: u32, index: usize, region: &Region) -> usize {
-        let chunks = self.dealt(index, region).len().div_ceil(region.grain);
+        let chunks = region.deal.share(index).div_ceil(region.grain);
         let (front, back) = taken(self.shares[index].0.load(Ordering::Relaxed), epoch);
         chunks.saturating_sub(front + back)
     }
 
-    /// Takes a chunk from the front or the back of a share, if there is one.
+    /// Takes a chunk from the front or the back of a share, if there is one. Counted from the share's start.
     fn claim(&self, epoch: u32, index: usize, region: &Region, from_back: bool) -> Option<Range<usize>> {
-        let range = self.dealt(index, region);
-        let chunks = range.len().div_ceil(region.grain);
+        let share = region.deal.share(index);
+        let chunks = share.div_ceil(region.grain);
         let more = |share: u64| {
             let (front, back) = taken(share, epoch);
             let now = if from_back { (front, back + 1) } else { (front + 1, back) };
@@ -360,8 +388,8 @@ impl Shared {
         let before = self.shares[index].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let (front, back) = taken(before, epoch);
         let chunk = if from_back { chunks - 1 - back } else { front };
-        let start = range.start + chunk * region.grain;
-        Some(start..range.end.min(start + region.grain))
+        let start = chunk * region.grain;
+        Some(start..share.min(start + region.grain))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products with experts: against the reference and against the same products expert by expert.
 
-use super::{Rng, cpu, packed, tensor, tiers};
+use super::{Rng, apart, cpu, packed, tensor, tiers};
 use crate::ops::cpu::Scratch;
 use crate::ops::{ExpertInput, ExpertMatMul, Gating, MatMul, RouteRule, Routes, Tensor, reference};
 use crate::quant::DType;
@@ -60,8 +60,7 @@ fn every_tier_equals_the_reference_and_single_products() {
             });
             let mut weights = vec![plain.clone()];
             weights.extend((dtype.block_len() > 1).then(|| packed(&plain)));
-            for isa in tiers() {
-                let cpu = cpu(isa, 2);
+            for (isa, cpu) in tiers().flat_map(|isa| [(isa, cpu(isa, 2)), (isa, apart(isa, 2))]) {
                 let alone = alone(&cpu, &plain, &bias, &x, &routes);
                 let pairs: Vec<f32> =
                     routes.rows.iter().flat_map(|&r| x[r as usize * cols..][..cols].to_vec()).collect();

@@ -1,6 +1,6 @@
 //! Products: against the reference, across tiers, numbers of threads and batches.
 
-use super::{Rng, cpu, packed, raw_tensor, set_factors, tensor, tiers};
+use super::{Rng, apart, cpu, packed, raw_tensor, set_factors, tensor, tiers};
 use crate::ops::cpu::acts::Format;
 use crate::ops::cpu::isa::Isa;
 use crate::ops::cpu::table::{Table, format};
@@ -291,8 +291,7 @@ fn jobs_share_activations_and_add_their_bias() {
         .map(|(dtype, rows)| tensor(dtype, rows, cols, &rng.vec(rows * cols)))
         .into();
     let biases: Vec<Tensor> = weights.iter().map(|w| tensor(DType::F32, 1, w.rows, &rng.vec(w.rows))).collect();
-    for isa in tiers() {
-        let cpu = cpu(isa, 3);
+    for cpu in tiers().flat_map(|isa| [cpu(isa, 3), apart(isa, 3)]) {
         let mut outs: Vec<Vec<f32>> = weights.iter().map(|w| vec![0.0; tokens * w.rows]).collect();
         let mut jobs: Vec<MatMul<'_>> = (weights.iter().zip(&biases).zip(&mut outs))
             .map(|((weight, bias), out)| MatMul { weight, bias: Some(bias), out })

@@ -114,9 +114,18 @@ pub(super) fn packed(weight: &Tensor) -> Tensor {
 
 /// A backend with `threads` whose tier is exactly `isa`.
 pub(super) fn cpu(isa: Isa, threads: usize) -> Cpu {
+    of_options(isa, Options { threads: Some(threads), ..Options::default() })
+}
+
+/// The same, for weights whose rows lie with the threads.
+pub(super) fn apart(isa: Isa, threads: usize) -> Cpu {
+    of_options(isa, Options { threads: Some(threads), apart: true, ..Options::default() })
+}
+
+fn of_options(isa: Isa, options: Options) -> Cpu {
     let next = ALL.iter().find(|other| **other > isa);
     let disable_isa = next.map(|isa| isa.name().to_owned()).into_iter().collect();
-    let cpu = Cpu::new(&Options { threads: Some(threads), disable_isa, ..Options::default() }).unwrap();
+    let cpu = Cpu::new(&Options { disable_isa, ..options }).unwrap();
     assert_eq!(cpu.isa(), isa.name());
     cpu
 }

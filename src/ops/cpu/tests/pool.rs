@@ -1,5 +1,6 @@
 //! The thread pool: every item once, panics, many tiny regions, more threads than CPUs.
 
+use crate::ops::cpu::deal::Piece;
 use crate::ops::cpu::pool::Pool;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -19,6 +20,25 @@ fn every_item_runs_once() {
                 });
             });
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{items} items, {grain} a chunk");
+        }
+    }
+}
+
+#[test]
+fn every_item_of_pieces_runs_once() {
+    // As many and as long as the matrices of a layer, and experts' among them; then more chunks than a share counts.
+    let piece = |start, len, of| Piece { items: start..start + len, first: 0, of };
+    let many = (0..300).map(|i| piece(i * 7, 7, 7)).collect();
+    for pieces in
+        [vec![piece(0, 256, 256), piece(256, 64, 64), piece(320, 65, 65)], many, vec![piece(0, 300_000, 300_000)]]
+    {
+        let items = pieces.last().map_or(0, |piece| piece.items.end);
+        for (threads, grain) in [(1, 3), (2, 1), (3, 5), (17, 8)] {
+            let pool = Pool::new(threads, &[], true).unwrap().dealing_apart(true);
+            assert!(pool.deals_apart());
+            let counts: Vec<AtomicU32> = (0..items).map(|_| AtomicU32::new(0)).collect();
+            pool.run_pieces(&pieces, grain, &|range| range.for_each(|i| _ = counts[i].fetch_add(1, Ordering::Relaxed)));
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{items} items, {threads} threads");
         }
     }
 }
