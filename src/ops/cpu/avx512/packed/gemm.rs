@@ -323,7 +323,11 @@ impl<B: kquants::Panel> Scaled for KQuant<B> {
 /// As `Kernel`, with AVX-512 VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
-pub(in crate::ops::cpu::avx512) unsafe fn scaled_step<F: Scaled, const T: usize>(work: &Work<'_>, tile: &Tile, results: &mut Results) {
+pub(in crate::ops::cpu::avx512) unsafe fn scaled_step<F: Scaled, const T: usize>(
+    work: &Work<'_>,
+    tile: &Tile,
+    results: &mut Results,
+) {
     let (acts, zero) = (work.acts, _mm512_setzero_si512());
     // Dwords of columns that share a scale.
     let share = if F::WIDE { 8 } else { 4 };
