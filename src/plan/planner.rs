@@ -195,7 +195,7 @@ fn fastest(all: &[Found]) -> Option<Found> {
 
 /// The search for one setting.
 pub(super) fn search<'a>(ask: &'a Ask<'a>, fixed: &'a Fixed, setting: &Setting, boundless: bool) -> Search<'a> {
-    let counts = (ask.count)(setting);
+    let counts = (ask.count)(setting).bounded();
     let tokens = (setting.context as f64 * setting.parallel as f64).max(1.0);
     let kv_per_token = counts.kv as f64 / ask.parts.cached().max(1) as f64 / tokens;
     Search { ask, counts, fixed, cost: Cost::new(ask.host, ask.parts, kv_per_token), boundless }

@@ -36,6 +36,21 @@ pub struct Counts {
     pub engine: u64,
 }
 
+impl Counts {
+    /// The same, each bounded far beyond any memory: their sums do not wrap.
+    pub(super) fn bounded(self) -> Counts {
+        let bound = |bytes: u64| bytes.min(u64::MAX >> 6);
+        Counts {
+            kv: bound(self.kv),
+            state: bound(self.state),
+            made: bound(self.made),
+            cpu_buffers: bound(self.cpu_buffers),
+            gpu_buffers: bound(self.gpu_buffers),
+            engine: bound(self.engine),
+        }
+    }
+}
+
 /// Bytes that other models hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -126,12 +141,14 @@ pub struct Ask<'a> {
 impl Ask<'_> {
     /// Bytes of a device that are there for this model and its headroom.
     pub(super) fn memory(&self, device: Device) -> u64 {
-        let free = match device {
-            Device::Cpu => self.host.memory,
-            Device::Gpu(number) => self.host.gpus[number].free,
+        // A limit is of what the model takes; a GPU's reserve may lie beyond it.
+        let (free, reserve) = match device {
+            Device::Cpu => (self.host.memory, 0),
+            Device::Gpu(number) => (self.host.gpus[number].free, self.host.gpus[number].reserve),
         };
         let limits = self.request.limits.iter().filter(|(limited, _)| *limited == device);
-        limits.fold(free, |free, (_, most)| free.min(*most)).saturating_sub(self.held.on(device))
+        let free = free.saturating_sub(self.held.on(device));
+        limits.fold(free, |free, (_, most)| free.min(most.saturating_add(reserve)))
     }
 
     /// All devices, the CPU first.

@@ -6,9 +6,9 @@ use crate::ctl::bench::recipe::Quant;
 use crate::ctl::bench::shapes::Scaled;
 use crate::ctl::bench::synth::Synthetic;
 use crate::ctl::error::Error;
-use crate::ctl::offline::at_least_one;
 use crate::exec::KvType;
 use crate::plan::{DEFAULT_PARALLEL, Device, Request, Rule};
+use clap::builder::RangedU64ValueParser;
 use std::path::{Path, PathBuf};
 
 /// Show where every layer and expert of a model would go on a host, its bytes on each device, and how fast that should be;
@@ -30,16 +30,16 @@ pub struct PlanArgs {
     #[arg(long, value_name = "RECIPE", default_value = "q4_k_m")]
     pub quant: Vec<Quant>,
     /// Tokens per sequence [default: what the model was trained for, at most 8192 and what fits]
-    #[arg(short = 'c', long, value_name = "TOKENS", value_parser = at_least_one)]
+    #[arg(short = 'c', long, value_name = "TOKENS", value_parser = up_to(1 << 30))]
     pub context: Option<usize>,
     /// Sequences at once [default: 4]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = up_to(4096))]
     pub parallel: Option<usize>,
     /// Element type of the KV cache: f16, bf16, q8_0, q4_1, q4_0 or f32 [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub kv: Option<KvType>,
     /// Most prompt tokens per step [default: 512, or fewer where that makes more fit]
-    #[arg(long, visible_alias = "ub", value_name = "TOKENS", value_parser = at_least_one)]
+    #[arg(long, visible_alias = "ub", value_name = "TOKENS", value_parser = up_to(65_536))]
     pub ubatch: Option<usize>,
     /// Most memory of a device, e.g. gpu0=20GiB or cpu=64GiB; may be given again
     #[arg(long, value_name = "DEVICE=SIZE", value_parser = limit)]
@@ -62,6 +62,11 @@ Examples:
   omnictl plan --host /usr/share/omni-inferd/hosts/host-b.toml --shape glm-4.7-flash --quant q8_0 -c 131072 --kv q8_0
   omnictl plan --host /usr/share/omni-inferd/hosts/host-a.toml oracle.gguf executor.gguf       the second beside the first
   omnictl plan --host /usr/share/omni-inferd/hosts/host-a.toml model.gguf --place 'blk\\.(1[0-9])\\..*_exps=gpu1'";
+
+/// Numbers from 1 to `most`: the bounds that the configuration has.
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
 
 /// `DEVICE=SIZE`.
 fn limit(text: &str) -> Result<(Device, u64), String> {

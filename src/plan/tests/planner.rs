@@ -10,7 +10,9 @@ const MIB: u64 = 1 << 20;
 /// A cache of 1 KiB per token and layer, buffers of 1 MiB and 256 KiB per row of a micro-batch.
 fn count(layers: usize) -> impl Fn(&Setting) -> Counts {
     move |setting| Counts {
-        kv: (setting.context * setting.parallel * layers) as u64 * if setting.kv == "q8_0" { 544 } else { 1024 },
+        kv: (setting.context as u64)
+            .saturating_mul((setting.parallel * layers) as u64)
+            .saturating_mul(if setting.kv == "q8_0" { 544 } else { 1024 }),
         state: 0,
         made: 0,
         cpu_buffers: MIB,
@@ -165,7 +167,7 @@ fn a_second_gpu_that_slows_it_down_is_left_out() {
 
 #[test]
 fn two_gpus_are_a_pipeline_of_whole_layers() {
-    let parts = parts(8, 64);
+    let parts = parts(8, 128);
     let plan = planned(&parts, &host(64 * GIB, &[600 * MIB, 600 * MIB]), request()).unwrap();
     assert_eq!(plan.layout.hops(), 1, "{plan}");
     assert!(plan.reasons.iter().any(|reason| reason.contains("tensor parallelism")), "{:?}", plan.reasons);
@@ -174,7 +176,7 @@ fn two_gpus_are_a_pipeline_of_whole_layers() {
         assert!(gpu.left().unwrap() < 2_000_000, "{plan}");
     }
     let (cpu, all) = plan.layout.cpu_experts();
-    assert_eq!(all, 8 * 64);
+    assert_eq!(all, 8 * 128);
     assert!(
         plan.reasons.iter().any(|reason| reason.contains(&format!("{cpu} of {all} experts"))),
         "{:?}",
@@ -266,6 +268,18 @@ fn wrong_placements_by_hand_are_refused() {
     }
 }
 
+#[test]
+fn absurd_wishes_do_not_overflow() {
+    let parts = parts(2, 8);
+    for (context, gpu_only) in [(usize::MAX / 2, false), (usize::MAX / 2, true)] {
+        let wish = Request { context: Some(context), parallel: 4096, gpu_only, ..request() };
+        let Err(NoPlan::Short(shortage)) = planned(&parts, &host(64 * GIB, &[8 * GIB]), wish) else {
+            panic!("it fits")
+        };
+        assert!(shortage.missing > 1 << 50, "{shortage}");
+    }
+}
+
 /// B-7: by hand against the planner's own.
 #[test]
 fn placements_by_hand_are_shown_with_what_they_cost() {
@@ -310,4 +324,15 @@ fn without_gpus_a_plan_is_what_the_engine_reserves() {
     let taken = parts.bytes() + cpu.kv + 2 * MIB;
     assert_eq!((cpu.taken(), cpu.reserve), (taken, (512 << 20) + taken / 50));
     assert!(plan.reasons[0].contains("no GPU"));
+}
+
+/// More GPUs than are tried in all orders.
+#[test]
+fn many_gpus_are_taken_by_their_bandwidth() {
+    let mut host = host(64 * GIB, &[400 * MIB; 6]);
+    host.gpus[4].rates.read = 2e12;
+    let parts = parts(12, 64);
+    let plan = planned(&parts, &host, request()).unwrap();
+    assert!(plan.layout.layers.iter().any(|layer| layer.attention == Device::Gpu(4)), "{plan}");
+    assert_eq!(plan.devices.iter().map(DeviceBytes::weights).sum::<u64>(), parts.bytes());
 }
