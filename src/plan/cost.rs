@@ -82,14 +82,17 @@ impl Terms {
     }
 }
 
+/// What the time of a layer's experts depends on: bytes of one, and how many each device has.
+type Alike = (u64, Vec<(Device, usize)>);
+
 /// The cost model for one model on one host.
 pub struct Cost<'a> {
     pub(super) host: &'a Host,
     pub(super) parts: &'a Parts,
     /// Bytes that one token of context takes in each layer with a cache.
     pub(super) kv_per_token: f64,
-    /// Expected seconds of experts, by their bytes and shares: layers are alike.
-    seen: RefCell<HashMap<(u64, Vec<(Device, usize)>), f64>>,
+    /// Expected seconds of experts: layers are alike.
+    seen: RefCell<HashMap<Alike, f64>>,
 }
 
 impl<'a> Cost<'a> {
