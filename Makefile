@@ -4,7 +4,7 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test test-rust test-clients test-vm nightly build release deb lint doc fuzz goldens check-goldens clean help
+.PHONY: demo test test-rust test-clients test-vm nightly build release deb lint doc fuzz goldens check-goldens plans clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t16
@@ -68,6 +68,9 @@ endif
 
 goldens: $(GOLDENS_READY) ## Make the goldens anew with transformers and llama.cpp, in a virtual environment
 	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh
+
+plans: ## Make the committed plans of tests/data/plans anew
+	OMNI_UPDATE_PLANS=1 $(CARGO) test --lib ctl::plan
 
 check-goldens: $(GOLDENS_READY) ## Compare what transformers and llama.cpp say today with the goldens that are committed
 	GOLDENS_PYTHON=$(GOLDENS_PYTHON) scripts/goldens/all.sh --check

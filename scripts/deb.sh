@@ -34,6 +34,7 @@ for unit in systemd/*; do put "$unit" "usr/lib/systemd/system/$(basename "$unit"
 put packaging/sysusers.conf usr/lib/sysusers.d/omni-inferd.conf
 put packaging/tmpfiles.conf usr/lib/tmpfiles.d/omni-inferd.conf
 put sysctl/60-omni-inferd.conf usr/share/omni-inferd/60-omni-inferd.conf
+for host in packaging/hosts/*; do put "$host" "usr/share/omni-inferd/hosts/$(basename "$host")"; done
 put config.example.toml etc/omni-inferd/config.toml
 put packaging/proxy.toml etc/omni-inferd/proxy.toml
 for page in man/*; do compress "$page" "usr/share/man/man${page##*.}/$(basename "$page").gz"; done

@@ -187,6 +187,8 @@ fn the_package_is_built_and_clean() {
         "./usr/lib/systemd/system/omni-inferd.socket",
         "./usr/lib/sysusers.d/omni-inferd.conf",
         "./usr/share/omni-inferd/60-omni-inferd.conf",
+        "./usr/share/omni-inferd/hosts/host-a.toml",
+        "./usr/share/omni-inferd/hosts/host-b.toml",
         "./usr/share/man/man1/omnictl-doctor.1.gz",
         "./usr/share/man/man8/omni-inferd.8.gz",
         "./usr/share/doc/omni-inferd/licences.txt.gz",

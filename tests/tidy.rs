@@ -29,7 +29,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("daemon", &["api", "config", "sys", "plan", "transport", "vault", "worker::protocol"]),
     ("proxy", &["config", "sys", "transport"]),
     // The offline commands (logits, perplexity, bench, tokenize) run a file without a daemon.
-    ("ctl", &["api", "config", "plan", "gguf", "model", "sys", "text", "load", "exec", "ops", "quant"]),
+    // To plan it asks the engine what it would reserve.
+    (
+        "ctl",
+        &["api", "config", "plan", "gguf", "model", "sys", "text", "load", "exec", "ops", "quant", "engine::planning"],
+    ),
 ];
 
 /// The only places with `unsafe`.

@@ -243,6 +243,23 @@ impl<'s, 't> Section<'s, 't> {
         Some(directory.join(text))
     }
 
+    /// The tables that a key's list holds, each a section of its own; what is no list of tables is a problem.
+    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'s, 't>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(array) = value.get_ref().as_array() else {
+            // The path without the numbers of lists.
+            let path: String = self.path(key).split(['[', ']']).step_by(2).collect();
+            self.problem(key, "is not a list of tables", format!("start each with [[{path}]]"));
+            return Vec::new();
+        };
+        let section = |(index, item): (usize, &'s Spanned<DeValue<'t>>)| {
+            let name = format!("{}[{index}]", self.path(key));
+            let table = self.document.table(&name, item)?;
+            Some(Section::new(self.document, name, Some(table)))
+        };
+        array.iter().enumerate().filter_map(section).collect()
+    }
+
     /// Reports unknown keys with the nearest known one; answers the known keys.
     pub(super) fn finish(self) -> Vec<&'static str> {
         for (key, _) in self.table.into_iter().flatten() {

@@ -128,6 +128,17 @@ pub struct Model {
     pub disable_isa: Vec<String>,
     /// Replaces the file's chat template.
     pub chat_template: Option<PathBuf>,
+    /// What is placed by hand, the first pattern that matches a tensor first.
+    pub place: Vec<Place>,
+}
+
+/// `[[model.place]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A regular expression over names of tensors.
+    pub tensors: String,
+    /// `cpu`, or `gpu` and a number.
+    pub device: String,
 }
 
 impl Config {
@@ -179,6 +190,7 @@ impl Model {
             numa: "interleave".into(),
             disable_isa: Vec::new(),
             chat_template: None,
+            place: Vec::new(),
         }
     }
 

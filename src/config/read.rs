@@ -3,7 +3,7 @@
 
 use super::document::{Document, Section};
 use super::proxy::Proxy;
-use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model};
+use super::{Config, Daemon, Environment, Error, INSTRUCTION_SETS, KV_TYPES, Model, Place};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +24,9 @@ const MAX_SOCKET: usize = 89;
 
 /// Workers beat several times as often.
 const LEAST_HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// The tables of what is placed by hand.
+const PLACE: &str = "model.place";
 
 /// What an id may consist of: it stands in URLs, file names, log fields and metric labels.
 pub(super) fn id_char(c: char) -> bool {
@@ -46,10 +49,14 @@ pub fn known_keys() -> Vec<(&'static str, &'static str)> {
     let _ = read_daemon(&mut daemon, &environment);
     let mut model = Section::new(&document, "model", None);
     let _ = read_model(&mut model, &environment);
+    let mut place = Section::new(&document, PLACE, None);
+    let _ = read_place(&mut place);
     let mut proxy = Section::new(&document, "proxy", None);
     let _ = Proxy::read(&mut proxy);
-    let sections = [("daemon", daemon), ("model", model), ("proxy", proxy)];
-    sections.into_iter().flat_map(|(name, section)| section.finish().into_iter().map(move |key| (name, key))).collect()
+    let sections = [("daemon", daemon), ("model", model), (PLACE, place), ("proxy", proxy)];
+    let keys = |(name, section): (&'static str, Section)| section.finish().into_iter().map(move |key| (name, key));
+    // A list of tables is known by their keys.
+    sections.into_iter().flat_map(keys).filter(|key| *key != ("model", "place")).collect()
 }
 
 fn read_root(document: &Document<'_>, root: &DeTable<'_>, origin: &Path, environment: &Environment) -> Config {
@@ -178,11 +185,41 @@ fn read_model(section: &mut Section<'_, '_>, environment: &Environment) -> Optio
         numa: section.string("numa", "interleave").unwrap_or(defaults.numa),
         disable_isa: section.strings("disable_isa").unwrap_or_default(),
         chat_template: section.file_path("chat_template", "/srv/models/chat.jinja"),
+        place: section.sections("place").into_iter().filter_map(read_places).collect(),
         id: defaults.id,
         path: defaults.path,
     };
     check_model(section, &model, environment);
     path.map(|_| model)
+}
+
+/// One `[[model.place]]`, with what is unknown in it reported.
+fn read_places(mut section: Section<'_, '_>) -> Option<Place> {
+    let place = read_place(&mut section);
+    section.finish();
+    place
+}
+
+fn read_place(section: &mut Section<'_, '_>) -> Option<Place> {
+    let (tensors, device) = (section.string("tensors", "ffn_.*_exps"), section.string("device", "cpu"));
+    for (key, value, example) in [("tensors", &tensors, "ffn_.*_exps"), ("device", &device, "cpu")] {
+        if value.is_none() && section.span(key).is_empty() {
+            section.problem(key, "is missing", format!("write {key} = \"{example}\""));
+        }
+    }
+    let place = Place { tensors: tensors?, device: device? };
+    if let Err(what) = super::units::check_pattern(&place.tensors) {
+        section.problem(
+            "tensors",
+            what,
+            "write a regular expression over names of tensors, as omnictl plan knows them",
+        );
+    }
+    if !super::units::is_device(&place.device) {
+        let what = format!("\"{}\" is no device", place.device.escape_debug());
+        section.problem("device", what, "write \"cpu\", \"gpu0\", \"gpu1\", …");
+    }
+    Some(place)
 }
 
 /// What the types of the values do not say.

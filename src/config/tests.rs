@@ -52,6 +52,7 @@ fn the_example_documents_every_key_with_its_default() {
         threads: shown.threads,
         cpus: shown.cpus.clone(),
         chat_template: shown.chat_template.clone(),
+        place: shown.place.clone(),
         ..Model::new("oracle", "/srv/models/model.gguf")
     };
     assert_eq!(*shown, defaults);
@@ -101,10 +102,11 @@ fn every_field_of_the_config_has_a_key() {
         numa: _,
         disable_isa: _,
         chat_template: _,
+        place: _,
     } = Model::new("a", "b");
     let count = |wanted| known_keys().into_iter().filter(|(section, _)| *section == wanted).count();
     // restart_backoff is two keys.
-    assert_eq!((count("daemon"), count("model")), (15, 16));
+    assert_eq!((count("daemon"), count("model"), count("model.place")), (15, 16, 2));
 }
 
 #[test]
@@ -226,4 +228,23 @@ proptest! {
             prop_assert!(error.to_string().contains("line "));
         }
     }
+}
+
+#[test]
+fn placements_by_hand_are_read_and_checked() {
+    let model = "[[model]]\npath = \"/m/a.gguf\"\n[[model.place]]\n";
+    let config = read(&format!("{model}tensors = 'blk\\.1\\..*_exps'\ndevice = \"gpu1\"\n")).unwrap();
+    assert_eq!(config.models[0].place, [Place { tensors: r"blk\.1\..*_exps".into(), device: "gpu1".into() }]);
+    for (text, part) in [
+        ("device = \"cpu\"\n", "model[0].place[0].tensors"),
+        ("tensors = \"a\"\n", "write device = \"cpu\""),
+        ("tensors = \"a(\"\ndevice = \"cpu\"\n", "no regular expression"),
+        ("tensors = \"a\"\ndevice = \"cuda:0\"\n", "\"gpu0\""),
+        ("tensors = \"a\"\ndevice = \"cpu\"\nlayers = 3\n", "unknown key"),
+    ] {
+        let found = problems(&format!("{model}{text}"));
+        assert!(found.iter().any(|problem| problem.contains(part)), "{text}: {found:?}");
+    }
+    let found = problems("[[model]]\npath = \"/m/a.gguf\"\nplace = 3\n");
+    assert!(found[0].contains("[[model.place]]"), "{found:?}");
 }

@@ -129,6 +129,24 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// That a pattern over names of tensors is a regular expression.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_pattern(pattern: &str) -> Result<(), String> {
+    let why = |error: regex_automata::meta::BuildError| {
+        let what = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
+        format!("is no regular expression: {}", what.replace('\n', " "))
+    };
+    regex_automata::meta::Regex::new(pattern).map(drop).map_err(why)
+}
+
+/// Whether it names a device: `cpu`, or `gpu` and a number.
+pub(super) fn is_device(name: &str) -> bool {
+    let number = name.strip_prefix("gpu").unwrap_or("none");
+    name == "cpu" || (number.len() <= 3 && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

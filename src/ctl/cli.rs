@@ -4,8 +4,8 @@ use super::client::Client;
 use super::error::{EXIT_STATUS, Error};
 use super::output::{ColorChoice, Output};
 use super::{
-    bench, chat, demo, doctor, documents, experts, inspect, load, models, offline, selftest, textcmds, topology, tune,
-    vault, watch,
+    bench, chat, demo, doctor, documents, experts, inspect, load, models, offline, plan, selftest, textcmds, topology,
+    tune, vault, watch,
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io;
@@ -83,6 +83,8 @@ pub enum DaemonCommand {
 pub enum FileCommand {
     /// Show what a GGUF file or address holds and whether it runs here, reading its header only
     Inspect(inspect::InspectArgs),
+    /// Show where every layer and expert of a model would go on a host, its bytes, and how fast that should be
+    Plan(Box<plan::PlanArgs>),
     /// Turn standard input into token ids, with a GGUF file's vocabulary
     Tokenize(textcmds::Tokenize),
     /// Turn token ids into text, with a GGUF file's vocabulary
@@ -182,6 +184,7 @@ fn on_file(command: FileCommand, others: Vec<clap::Command>, out: Output) -> Res
     let (input, output) = (|| io::stdin().lock(), || io::stdout().lock());
     match command {
         FileCommand::Inspect(args) => inspect::run(&args)?,
+        FileCommand::Plan(args) => plan::run(&args, out)?,
         FileCommand::Tokenize(args) => args.run(input(), output())?,
         FileCommand::Detokenize(args) => args.run(input(), output())?,
         FileCommand::Render(args) => args.run(input(), output())?,
@@ -218,7 +221,7 @@ mod tests {
     /// A default of another type than its field shows only when a command line is read.
     #[test]
     fn every_command_is_read() {
-        let lines = "status --experts m;ps;load m;unload m;chat m;complete m;health;logs;events;reload;vault;demo;inspect f;tokenize f;\
+        let lines = "status --experts m;ps;load m;unload m;chat m;complete m;health;logs;events;reload;vault;demo;inspect f;plan f;tokenize f;\
                      detokenize f;render f;parse-chat f;logits f --tokens 1 --output o;selftest f;bench f;doctor;tune;completions bash;man";
         let mut read = 0;
         for line in lines.split(';') {

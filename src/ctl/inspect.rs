@@ -69,6 +69,14 @@ pub enum Error {
         /// What is wrong.
         source: gguf::Error,
     },
+    /// A part of a split set is not there.
+    #[error("{target}: {what}")]
+    Incomplete {
+        /// The file or address.
+        target: String,
+        /// What is missing.
+        what: String,
+    },
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[from] io::Error),
@@ -136,6 +144,21 @@ pub fn inspect(target: &str) -> Result<Inspection, Error> {
     text_obstacles(&file, &mut report);
     obstacles.into_iter().for_each(|obstacle| report.refuse(obstacle));
     Ok(Inspection { target: target.into(), file_bytes, header_bytes, read_bytes, report })
+}
+
+/// Metadata and directory of `target` (file or address), a whole split set as one. Its data need not be there.
+///
+/// # Errors
+/// [`Error`], also when a part of the set is missing.
+pub fn header(target: &str) -> Result<File, Error> {
+    let source = Source::new(target);
+    let wrong = |source| Error::Gguf { target: target.into(), source };
+    let first = source.header()?;
+    if first.file.split_count().map_err(wrong)? <= 1 {
+        return Ok(first.file);
+    }
+    let all = siblings(&source, &first).map_err(|what| Error::Incomplete { target: target.into(), what })?;
+    File::merge(all.into_iter().map(|header| header.file).collect()).map_err(wrong)
 }
 
 /// The headers of a whole split set, or why it is not complete.

@@ -15,6 +15,7 @@ pub mod load; // load, unload
 pub mod models; // status, ps, health
 pub mod offline; // logits and perplexity of a file, without a daemon
 pub mod output; // tables, colours, sizes and times for people
+pub mod plan; // where everything of a model would go on a host, without a daemon
 pub mod progress; // the bar while a model loads
 mod root; // the host's files below a root directory
 pub mod selftest; // a model's own passes against each other and the reference, a line per check

@@ -280,6 +280,7 @@ fn spec(model: &config::Model, daemon: &config::Daemon) -> Spec {
         chat_template: model.chat_template.clone(),
         max_body_bytes: daemon.max_body_bytes,
         numa: model.numa.clone(),
+        place: model.place.iter().map(|place| (place.tensors.clone(), place.device.clone())).collect(),
         vault: daemon.vault,
     }
 }

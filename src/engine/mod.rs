@@ -9,6 +9,7 @@ mod handle;
 mod open;
 mod options;
 mod origin;
+pub mod planning;
 mod room;
 mod run;
 mod shared;

@@ -3,6 +3,7 @@
 use super::handle::Handle;
 use super::options::{EngineOptions, cpu_options, exec_options, limits, needs};
 use super::origin::Origin;
+use super::planning::check_places;
 use super::room::Room;
 use super::run::Engine;
 use super::shared::Shared;
@@ -86,6 +87,8 @@ pub enum OpenError {
     Zero { option: &'static str },
     #[error("numa: {0}")]
     Numa(String),
+    #[error("place: {0}")]
+    Place(String),
     #[error("cannot start the engine thread: {0}; raise the limit on processes")]
     Thread(std::io::Error),
     #[error("the engine thread ended while it started; see the log")]
@@ -198,6 +201,7 @@ impl Wanted<'_> {
     ) -> Result<Fetched, OpenError> {
         let options = self.options;
         options.kv_type.check(&model.hparams)?;
+        check_places(&model, &options.place).map_err(OpenError::Place)?;
         let placement = self.plan(&model, origin.resident(), keeper, progress)?;
         let limits = limits(&model.hparams, options, placement.context, placement.parallel);
         let mut facts = facts(&model.hparams, model.parameters(), &placement, options);

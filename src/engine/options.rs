@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub memory: Option<u64>,
     /// Over which NUMA nodes its memory is to lie.
     pub numa: numa::Wish,
+    /// What is placed by hand: patterns over tensor names, and a device each.
+    pub place: Vec<(String, String)>,
 }
 
 impl Default for EngineOptions {
@@ -56,6 +58,7 @@ impl Default for EngineOptions {
             prefill_chunk: 512,
             memory: None,
             numa: numa::Wish::default(),
+            place: Vec::new(),
         }
     }
 }

@@ -60,8 +60,9 @@ fn expands(options: &Options) -> bool {
     options.max_rows >= EXPANDED_ROWS
 }
 
-/// Bytes of the matrices that [`ups`] makes.
-pub(super) fn made_bytes<T: Matrix>(model: &Model<T>, options: &Options) -> u64 {
+/// Bytes of the matrices that an executor makes from those of the file; a part of [`super::scratch_bytes`]. Each layer with
+/// latent attention has as many.
+pub fn made_bytes<T: Matrix>(model: &Model<T>, options: &Options) -> u64 {
     let Some(dims) = &model.hparams.latent else { return 0 };
     let mut bytes = 0u64;
     model.for_each(|path, tensor| {

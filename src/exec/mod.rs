@@ -24,6 +24,7 @@ pub use crate::ops::{KV_BLOCK, SeqSlice, StateSave};
 pub use buffers::scratch_bytes;
 pub use counts::RoutingCounts;
 pub use kv::{KvType, kv_bytes};
+pub use latent::made_bytes;
 pub use solo::{Solo, Wanted};
 pub use state::state_bytes;
 

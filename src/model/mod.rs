@@ -28,7 +28,7 @@ pub use deepseek2::{KeyValueUp, Latent, LatentDims, QueryDown};
 pub use error::Error;
 pub use experts::{Experts, Gating, Routing, Shared};
 pub use recurrence::{DeltaGates, DeltaInput, DeltaNet, HeadOrder, Recurrence};
-pub use walk::Matrix;
+pub use walk::{Bound, Matrix};
 
 use crate::gguf::{File, TensorInfo};
 use binder::Binder;

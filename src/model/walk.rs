@@ -74,6 +74,9 @@ impl Matrix for TensorInfo {
     }
 }
 
+/// A model over the entries of a file's directory: what `bind` yields.
+pub type Bound = Model<TensorInfo>;
+
 impl Model<TensorInfo> {
     /// Elements of all weights. A tied output counts once.
     pub fn parameters(&self) -> u64 {

@@ -1,10 +1,37 @@
-//! Whether a model fits, before a byte of it is read: weights, KV cache at full context, recurrent state, step buffers
-//! and headroom against the memory there is. Yields a [`Placement`] or a refusal with the numbers. [`place`] is pure; `engine` calls it
-//! between binding a model and loading it. (One place today: the host's memory.)
+//! Where everything of a model lives, before a byte of it is read. Two plans, both pure:
+//!
+//! - [`place`]: whether it fits into the host's memory, as the engine runs it today. Weights, KV cache at full context, recurrent
+//!   state, step buffers and headroom against the memory there is; a [`Placement`] or a [`Refusal`] with the numbers.
+//!   `engine` calls it between binding a model and loading it.
+//! - [`plan()`]: on a host with GPUs, where each layer and each expert goes and how fast that should be; a [`Plan`] or a
+//!   [`Shortage`]. `omnictl plan` shows it; no engine runs it before there is a GPU backend.
+//!
+//! ```text
+//! Parts (bytes of a model) + Host + Request ─▶ search: orders of GPUs × cuts × fills ─▶ Layout ─▶ cost ─▶ Plan
+//! ```
 
-mod refusal;
+pub mod cost; // seconds of a token on a layout, every constant with its source
+mod host; // what a host has: memory, rates, links
+mod layout; // where things live, and the bytes that makes
+mod overrides; // what the operator places by hand
+mod parts; // a model taken apart, to the byte
+mod planner; // from wish to plan
+pub mod prefill; // seconds of a prompt
+mod reasons; // why a plan is as it is
+mod refusal; // a model that the host's memory does not hold
+mod search; // the layout with the least predicted time
+mod setting; // what is asked of the planner
+mod shortage; // a model that a host does not hold
+mod show; // a plan as text
 
+pub use host::{Device, Gpu, Host, Rates};
+pub use layout::{DeviceBytes, LayerPlace, Layout, Share};
+pub use overrides::{Fixed, Rule, resolve, resolve_names};
+pub use parts::{Component, LayerParts, Parts, Weights};
+pub use planner::{Decode, Manual, NoPlan, Plan, plan};
 pub use refusal::Refusal;
+pub use setting::{Ask, Count, Counts, DEFAULT_PARALLEL, Held, Request, Setting};
+pub use shortage::{Shortage, Way};
 
 use crate::model::Hparams;
 
@@ -16,6 +43,9 @@ const LEAST_CONTEXT: usize = 512;
 
 /// Kept free whatever is loaded: page tables, the HTTP side, read buffers.
 const RESERVE: u64 = 512 << 20;
+
+/// Besides, one part in so many: for the allocator, page tables and what is not counted.
+const RESERVE_SHARE: u64 = 50;
 
 /// What is asked for. All counts are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +157,7 @@ fn measure(weight_bytes: u64, context: usize, parallel: usize, available_bytes: 
     // Beyond any memory; their sum must not wrap.
     let needs = [needs.kv_bytes, needs.state_bytes, needs.scratch_bytes];
     let [kv_bytes, state_bytes, scratch_bytes] = needs.map(|bytes| bytes.min(u64::MAX >> 3));
-    // Two hundredths for the allocator, page tables and what is not counted.
-    let reserve_bytes = RESERVE + (weight_bytes + kv_bytes + state_bytes + scratch_bytes) / 50;
+    let reserve_bytes = RESERVE + (weight_bytes + kv_bytes + state_bytes + scratch_bytes) / RESERVE_SHARE;
     Placement {
         weight_bytes,
         kv_bytes,

@@ -1,5 +1,9 @@
 //! Exact bytes, kept wishes, refusals with what fits.
 
+mod cost;
+mod hosts;
+mod planner;
+
 use super::*;
 use crate::model::{Activation, Architecture, Rope, RopeKind, RopeScaling};
 use crate::quant::DType;

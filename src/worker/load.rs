@@ -32,6 +32,7 @@ pub(super) fn load(spec: Spec, vault: &mut Vault, reporter: &Reporter) -> Result
         kv_type,
         prefill_chunk: spec.prefill_chunk,
         numa,
+        place: spec.place.clone(),
         ..EngineOptions::default()
     };
     let mut meter = Meter::new(reporter);

@@ -36,6 +36,9 @@ pub struct Spec {
     pub max_body_bytes: usize,
     /// Over which NUMA nodes its memory is to lie: `interleave`, `bind:N` or `partition`.
     pub numa: String,
+    /// What is placed by hand: patterns over tensor names, and a device each.
+    #[serde(default)]
+    pub place: Vec<(String, String)>,
     /// Weights are taken from the daemon's vault and left in it.
     pub vault: bool,
 }

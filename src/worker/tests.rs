@@ -25,6 +25,7 @@ fn spec(path: &Path) -> Spec {
         cpus: None,
         kv_type: "f16".into(),
         prefill_chunk: 64,
+        place: vec![],
         disable_isa: vec![],
         chat_template: None,
         max_body_bytes: 1 << 20,

@@ -90,6 +90,36 @@ async fn selftest_is_a_line_per_check_and_an_exit_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plans_need_no_daemon() {
+    let nowhere = Path::new("/nonexistent/omni.sock");
+    let host = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/hosts/host-b.toml");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/omni-stories-q8_0.gguf");
+    let done = run(nowhere, &["plan", model, "--host", host], "").await;
+    assert!(done.code == 0 && plain(&done), "{done:?}");
+    for part in ["host: Host B", "layers 0-2 ", "tok/s", "headroom", "\nwhy: "] {
+        assert!(done.out.contains(part), "{part} is not in {done:?}");
+    }
+    let json = json(&run(nowhere, &["plan", model, "--host", host, "--json"], "").await);
+    let plan = &json["plans"][0];
+    assert_eq!((plan["layout"]["layers"].as_array().unwrap().len(), &json["refused"]), (3, &Value::Null));
+    assert!(plan["devices"][0]["attention"].is_u64() && plan["decode"][0]["rate"].as_f64() > Some(1.0), "{plan}");
+    let limits = ["--device-limit", "cpu=1MiB", "--device-limit", "gpu0=1MiB", "--device-limit", "gpu1=1MiB"];
+    let tight = [&["plan", model, "--host", host][..], &limits].concat();
+    let done = run(nowhere, &tight, "").await;
+    assert!(done.code == 1 && done.err.contains("does not fit") && done.err.contains("available"), "{done:?}");
+    let refused = run(nowhere, &[&tight[..], &["--json"]].concat(), "").await;
+    let report: Value = serde_json::from_str(&refused.out).unwrap();
+    assert!(refused.code == 1 && report["refused"]["missing"].as_u64() > Some(0), "{refused:?}");
+    // Without a host file: this one, whose GPUs no build uses yet.
+    let here = run(nowhere, &["plan", model], "").await;
+    assert!(here.code == 0 && here.out.contains("no GPU backend") && here.out.contains("this host"), "{here:?}");
+    let code = async |line: &[&str]| run(nowhere, line, "").await.code;
+    assert_eq!(code(&["plan", "/nonexistent.gguf", "--host", host]).await, 4);
+    assert_eq!(code(&["plan", model, "--host", "/nonexistent.toml"]).await, 4);
+    assert_eq!(code(&["plan", model, "--kv", "q3"]).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_topology_needs_no_daemon() {
     let nowhere = Path::new("/nonexistent/omni.sock");
     let done = run(nowhere, &["status", "--topology"], "").await;

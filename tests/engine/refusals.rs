@@ -1,11 +1,12 @@
 //! What must not load does not, with numbers and a remedy; nothing is read beyond the header.
 
 use crate::support::{bundled, collect, eventually, executor, greedy, json, options, request, run, start, unpack};
-use omni_inferd::engine::{EngineOptions, OpenError, Opened, Remedy, Request, open};
+use omni_inferd::engine::{EngineOptions, OpenError, Opened, Remedy, Request, open, planning};
 use omni_inferd::exec::KvType;
 use omni_inferd::gguf::{Value, write::Builder};
 use omni_inferd::load;
 use omni_inferd::model::Architecture;
+use omni_inferd::plan::Setting;
 use omni_inferd::sample::Params;
 
 fn refusal(path: &std::path::Path, options: &EngineOptions) -> OpenError {
@@ -160,4 +161,36 @@ fn broken_weights_end_a_request_with_an_error_and_not_the_engine() {
     }
     assert!(!handle.is_dead());
     assert_eq!(handle.stats().kv_blocks_used, 0);
+}
+
+/// What `omnictl plan` counts is what the engine reserves.
+#[test]
+fn counts_of_plans_are_those_that_are_reserved() {
+    let options = EngineOptions { context: Some(300), parallel: 3, prefill_chunk: 100, threads: Some(2), ..options() };
+    for model in ["tiny/deepseek2-v3", "tiny/gpt-oss", "hf-tiny/qwen3next", "hf-tiny/qwen3moe"] {
+        let file = unpack(&format!("tests/data/{model}.gguf.zst"));
+        let bound = load::Source::open(&file.path).unwrap().bind().unwrap();
+        let facts = open(&file.path, &options, &mut |_| ()).unwrap().facts;
+        let setting = Setting { context: 300, parallel: 3, micro_batch: 100, kv: options.kv_type.name() };
+        let counts = planning::counts(&bound, &setting, facts.threads);
+        assert_eq!(counts.kv, facts.kv_bytes, "{model}");
+        assert_eq!(counts.state, facts.state_bytes, "{model}");
+        assert_eq!(counts.made + counts.cpu_buffers + counts.engine, facts.scratch_bytes, "{model}");
+    }
+}
+
+/// B-7: what is placed by hand is checked, and a GPU that this build cannot use is no silent CPU.
+#[test]
+fn placements_by_hand_that_cannot_be_are_refused() {
+    let place = |tensors: &str, device: &str| vec![(tensors.to_owned(), device.to_owned())];
+    for (place, part) in [
+        (place("blk.0.ffn", "gpu0"), "no GPU backend"),
+        (place("no such tensor", "cpu"), "matches no tensor"),
+        (place("a(", "cpu"), "no regular expression"),
+    ] {
+        let error = refusal(&bundled("q8_0"), &EngineOptions { place, ..options() });
+        assert!(error.to_string().contains(part) && error.remedy() == Remedy::None, "{part} is not in: {error}");
+    }
+    let by_hand = EngineOptions { place: place("blk", "cpu"), ..options() };
+    assert!(open(&bundled("q8_0"), &by_hand, &mut |_| ()).is_ok(), "all is on the CPU anyway");
 }

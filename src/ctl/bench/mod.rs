@@ -14,14 +14,14 @@ mod goals;
 mod measure;
 mod peer;
 mod plot;
-mod probe;
+pub(super) mod probe;
 mod profile;
-mod recipe;
+pub(super) mod recipe;
 mod render;
 mod row;
-mod shapes;
+pub(super) mod shapes;
 mod subject;
-mod synth;
+pub(super) mod synth;
 mod temporary;
 
 pub use args::BenchArgs;

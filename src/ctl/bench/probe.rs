@@ -14,8 +14,12 @@ use std::time::Duration;
 
 /// Bytes that are read: beyond any cache, within any host.
 const READ_BYTES: usize = 1 << 30;
+/// The same where it must not take long.
+const QUICK_READ_BYTES: usize = 256 << 20;
 /// Turns of the thread counts.
 const ROUNDS: usize = 7;
+/// The same where it must not take long.
+const QUICK_ROUNDS: usize = 3;
 /// Of a multiplication.
 const INT8_TIME: Duration = Duration::from_millis(40);
 
@@ -52,15 +56,28 @@ pub struct Report {
 /// # Errors
 /// When a backend is refused or there is no memory to read.
 pub fn limits(backends: &[CpuOptions]) -> Result<Vec<Limits>, Error> {
+    measure(backends, READ_BYTES, ROUNDS)
+}
+
+/// Probes memory and arithmetic with one backend in a fraction of a second, less exactly.
+///
+/// # Errors
+/// As [`limits`].
+pub fn quick(backend: &CpuOptions) -> Result<Limits, Error> {
+    let one = measure(std::slice::from_ref(backend), QUICK_READ_BYTES, QUICK_ROUNDS)?;
+    one.into_iter().next().ok_or_else(|| Error::Usage("no backend to be probed".into()))
+}
+
+fn measure(backends: &[CpuOptions], most_bytes: usize, rounds: usize) -> Result<Vec<Limits>, Error> {
     let cpus = backends.iter().map(Cpu::new).collect::<Result<Vec<_>, _>>()?;
     let available = Memory::now().map_or(u64::MAX, |memory| memory.available);
-    let bytes = READ_BYTES.min((available / 4) as usize);
+    let bytes = most_bytes.min((available / 4) as usize);
     let mut memory = Mapping::new(bytes).map_err(|source| Error::NoMemory { bytes, source })?;
     if let Some(most) = cpus.iter().max_by_key(|cpu| cpu.threads()) {
         most.touch(memory.as_mut_slice());
     }
     let mut samples = vec![(Vec::new(), Vec::new(), ""); cpus.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (cpu, (reads, rates, instruction)) in cpus.iter().zip(&mut samples) {
             reads.push(cpu.probe_read(memory.as_ref()));
             let rate = cpu.probe_int8(INT8_TIME);

@@ -83,6 +83,7 @@ pub static SHAPES: &[Shape] = shapes! {
     "qwen3-next"       "qwen3next" 79.674: 48 x 2048, heads  16 /  2 x 256, ff  5120, vocab 151936, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }, Experts { count: 512, used: 10, d_ff: 512, shared: 1, dense: 0, gate_bias: false }];
     "qwen3.5-9b"       "qwen35"    8.954:  32 x 4096, heads  16 /  4 x 256, ff 12288, vocab 248320, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }];
     "qwen3.5-35b-a3b"  "qwen35moe" 34.661: 40 x 2048, heads  16 /  2 x 256, ff   512, vocab 248320, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 32, dim: 128, kernel: 4 }, Experts { count: 256, used: 8, d_ff: 512, shared: 1, dense: 0, gate_bias: false }];
+    "qwen3.5-122b-a10b" "qwen35moe" 122.11: 48 x 3072, heads 32 /  2 x 256, ff  1024, vocab 248320, context 262144, rope 1e7, eps 1e-6, &[QkNorm, DeltaNet { key_heads: 16, value_heads: 64, dim: 128, kernel: 4 }, Experts { count: 256, used: 8, d_ff: 1024, shared: 1, dense: 0, gate_bias: false }];
 };
 
 /// For tests: every kind of tensor, no size.

@@ -72,6 +72,12 @@ impl Synthetic {
         self.tensors.last().map_or(0, |piece| piece.end.next_multiple_of(32))
     }
 
+    /// The header alone: all that planning and inspecting read.
+    #[cfg(test)]
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
     /// For the loader.
     pub fn source(&self) -> Source {
         let tensors = Arc::clone(&self.tensors);
