@@ -115,16 +115,17 @@ proptest! {
 
     #[test]
     fn one_gpu_less_never_makes_it_faster(parts in models(), host in hosts(), which in 0usize..4) {
-        prop_assume!(which < host.gpus.len());
         let mut smaller = host.clone();
-        smaller.gpus.remove(which);
+        if !host.gpus.is_empty() {
+            smaller.gpus.remove(which % host.gpus.len());
+        }
         let (before, after) = (planned(&parts, &host, request()), planned(&parts, &smaller, request()));
         prop_assert!(rate(&after) <= rate(&before) * (1.0 + 1e-9), "{} after {}", rate(&after), rate(&before));
     }
 
     #[test]
     fn placements_by_hand_are_kept(parts in models(), host in hosts(), layer in 0usize..6, which in 0usize..4, what in 0usize..3) {
-        prop_assume!(layer < parts.layers.len());
+        let layer = layer % parts.layers.len();
         let devices = [Device::Cpu, Device::Gpu(0), Device::Gpu(1), Device::Gpu(2)];
         let device = devices[which.min(host.gpus.len())];
         let pattern = ["attn_q", "_exps", "shexp"][what];
