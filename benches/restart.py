@@ -90,6 +90,10 @@ def run(manager, program, directory, stored, keep, settle=0.0):
             try:
                 first_token(path)
                 break
+            except Loading:
+                model = get(path, "/control/v1/models/m")
+                if model["state"] == "failed":
+                    raise SystemExit(f"the model failed: {(directory / 'log').read_text()[-600:]}") from None
             except OSError:
                 time.sleep(0.002)
         seconds = time.monotonic() - began
@@ -120,7 +124,7 @@ def main():
         manager = Manager(directory / "notify")
         (directory / "config.toml").write_text(
             f'[daemon]\nsocket = "omni.sock"\n[[model]]\nid = "m"\npath = "{options.file.resolve()}"\n'
-            "context = 512\nparallel = 1\npreload = true\n"
+            "context = 512\nparallel = 1\nprefill_chunk = 16\npreload = true\n"
         )
         rows = {"file": [], "vault": []}
         for _ in range(options.rounds):
