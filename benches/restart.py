@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a restart costs with and without the vault: time from the daemon's start to the first token.
 
-    benches/restart.py FILE.gguf [--bin target/release] [--rounds 3]
+    benches/restart.py FILE.gguf [--bin target/release] [--rounds 3] [--settle 0]
 
 Plays the service manager: keeps the descriptors that the daemon stores (FDSTORE=1) and hands them to the next one. Rounds
 alternate between a daemon that gets nothing, with the file out of the page cache, and one that gets the weights."""
@@ -80,7 +80,7 @@ def first_token(path):
     raise SystemExit("no token came")
 
 
-def run(manager, program, directory, stored, keep):
+def run(manager, program, directory, stored, keep, settle=0.0):
     """Seconds from the start to the first token, from spawn to ready, and how the weights came."""
     path = directory / "omni.sock"
     began = time.monotonic()
@@ -90,6 +90,10 @@ def run(manager, program, directory, stored, keep):
             try:
                 first_token(path)
                 break
+            except Loading:
+                model = get(path, "/control/v1/models/m")
+                if model["state"] == "failed":
+                    raise SystemExit(f"the model failed: {(directory / 'log').read_text()[-600:]}") from None
             except OSError:
                 time.sleep(0.002)
         seconds = time.monotonic() - began
@@ -99,6 +103,7 @@ def run(manager, program, directory, stored, keep):
         warm = time.monotonic() - began
         while keep and not any(image["stored"] for image in get(path, "/control/v1/vault")["images"]):
             time.sleep(0.05)
+        time.sleep(settle)
     finally:
         daemon.kill()
         daemon.wait()
@@ -110,6 +115,8 @@ def main():
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("target/release"))
     parser.add_argument("--rounds", type=int, default=3)
+    text = "seconds that the first daemon lives on, in which its weights move to transparent huge pages"
+    parser.add_argument("--settle", type=float, default=0.0, help=text)
     options = parser.parse_args()
     program = (options.bin / "omni-inferd").resolve()
     with tempfile.TemporaryDirectory() as temporary:
@@ -117,7 +124,7 @@ def main():
         manager = Manager(directory / "notify")
         (directory / "config.toml").write_text(
             f'[daemon]\nsocket = "omni.sock"\n[[model]]\nid = "m"\npath = "{options.file.resolve()}"\n'
-            "context = 512\nparallel = 1\npreload = true\n"
+            "context = 512\nparallel = 1\nprefill_chunk = 16\npreload = true\n"
         )
         rows = {"file": [], "vault": []}
         for _ in range(options.rounds):
@@ -125,7 +132,7 @@ def main():
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             for name in list(manager.stored):
                 os.close(manager.stored.pop(name))
-            rows["file"].append(run(manager, program, directory, {}, True))
+            rows["file"].append(run(manager, program, directory, {}, True, options.settle))
             time.sleep(0.5)
             rows["vault"].append(run(manager, program, directory, dict(manager.stored), False))
         weights = rows["file"][0][3]["weight_bytes"]

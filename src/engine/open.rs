@@ -77,7 +77,7 @@ pub enum OpenError {
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
     /// As `Refused`, whatever others give back.
-    #[error("{0}; this host, control group or node never has as much")]
+    #[error("{0}\nfreeing memory is not enough: this host, control group or NUMA node never has as much")]
     Never(Box<Refusal>),
     #[error(transparent)]
     Exec(#[from] exec::Error),
