@@ -173,7 +173,7 @@ impl Pool {
         self.deal(Deal::Whole { items, threads: self.threads() }, grain, body);
     }
 
-    /// As [`Pool::run`], for the items of `pieces`, which follow each other; each thread owns its [`Piece::share`] of each.
+    /// As [`Pool::run`], for the items of `pieces`, which follow each other; each thread owns its share of each.
     ///
     /// # Panics
     /// As [`Pool::run`].
