@@ -123,13 +123,13 @@ pub(super) fn deal(
     pool: &Pool,
     body: &(dyn Fn(Range<usize>) + Sync),
 ) {
-    let pieces: Vec<Piece> =
-        if pool.deals_apart() { pieces.collect() } else { pieces.next_back().into_iter().collect() };
-    let units = pieces.last().map_or(0, |piece| piece.items.end);
+    // Only products with weights that lie with their threads need to know all pieces.
+    let apart: Vec<Piece> = if pool.deals_apart() { pieces.by_ref().collect() } else { Vec::new() };
+    let units = apart.last().cloned().or_else(|| pieces.next_back()).map_or(0, |piece| piece.items.end);
     let grain = if tokens == 1 { (CHUNK_BYTES / (UNIT * row_bytes.max(1))).max(1) } else { CHUNK_UNITS };
     // Few units: rather shorter runs than idle threads.
     let grain = grain.min(units.div_ceil(4 * pool.threads())).max(1);
-    if pool.deals_apart() { pool.run_pieces(&pieces, grain, body) } else { pool.run(units, grain, body) }
+    if pool.deals_apart() { pool.run_pieces(&apart, grain, body) } else { pool.run(units, grain, body) }
 }
 
 /// The activations' form for a weight.

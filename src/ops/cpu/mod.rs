@@ -20,7 +20,6 @@ mod heads;
 mod isa;
 mod matmul;
 mod pack;
-#[cfg(target_arch = "x86_64")]
 mod pool;
 mod probe;
 mod rows;

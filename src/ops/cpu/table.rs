@@ -39,6 +39,12 @@ impl Rows<'_> {
         self.weights.as_ptr().wrapping_add(r * self.row_bytes)
     }
 
+    /// Address of panel `i`: sixteen rows, packed or not.
+    #[inline(always)]
+    pub(crate) fn panel(&self, i: usize) -> *const u8 {
+        self.weights.as_ptr().wrapping_add(i * ROWS * self.row_bytes)
+    }
+
     /// Writes one result.
     ///
     /// # Safety

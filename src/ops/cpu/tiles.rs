@@ -125,7 +125,7 @@ pub(crate) unsafe fn all<F: Family>(rows: &Rows<'_>) {
                         panel: pair,
                         b: col / F::BLOCK,
                         blocks: COLS.min(cols - col) / F::BLOCK,
-                        next: panel(rows, first + next.0).wrapping_add(next.1 / F::BLOCK * F::STEP),
+                        next: rows.panel(first + next.0).wrapping_add(next.1 / F::BLOCK * F::STEP),
                     };
                     // SAFETY: the caller's word.
                     unsafe { one_tile::<F>(rows, first, tokens.len(), count, work, &mut tile, &mut results) };
@@ -152,7 +152,7 @@ unsafe fn one_tile<F: Family>(
     unsafe {
         // A panel that is not there stays in the tile as it is; its results go nowhere.
         for p in 0..P.min(panels - work.panel) {
-            let block = panel(rows, first + work.panel + p).wrapping_add(work.b * F::STEP);
+            let block = rows.panel(first + work.panel + p).wrapping_add(work.b * F::STEP);
             F::unpack(block, rows.row_bytes, work.blocks, tile, p);
         }
         // Groups as equal as can be.
@@ -184,12 +184,6 @@ fn prefetch(line: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
-}
-
-/// Start of panel `i`.
-#[inline(always)]
-fn panel(rows: &Rows<'_>, i: usize) -> *const u8 {
-    rows.weights.as_ptr().wrapping_add(i * ROWS * rows.row_bytes)
 }
 
 /// Writes `count` panels' results of a chunk of tokens, from panel `first` on: what is next to each other, one after the other.

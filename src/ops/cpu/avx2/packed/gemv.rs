@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
 
 use super::kquants::{self, extra, pairs, words};
-use super::{Floats, Lanes, add_scaled, four, keep_order, legacy, panel, products};
+use super::{Floats, Lanes, add_scaled, four, keep_order, legacy, products};
 use crate::ops::cpu::table::Rows;
 use crate::quant::packed::ROWS;
 use std::arch::x86_64::*;
@@ -58,7 +58,7 @@ unsafe fn store(rows: &Rows<'_>, i: usize, token: usize, results: Floats) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
-    let (acts, first, start) = (rows.acts, rows.tokens.start, panel(rows, i));
+    let (acts, first, start) = (rows.acts, rows.tokens.start, rows.panel(i));
     let (mut acc, mut min) = ([[_mm256_setzero_ps(); 2]; T], [[_mm256_setzero_ps(); 2]; T]);
     for b in 0..rows.acts.cols / 256 {
         let block = start.wrapping_add(b * B::STEP);
@@ -186,7 +186,7 @@ fn add_columns<B: kquants::Panel>(to: &mut Lanes, w: Lanes, a: __m256i) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usize) {
-    let (acts, first, start) = (rows.acts, rows.tokens.start, panel(rows, i));
+    let (acts, first, start) = (rows.acts, rows.tokens.start, rows.panel(i));
     let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi16(1));
     let (mut acc, mut min) = ([[_mm256_setzero_ps(); 2]; T], [[_mm256_setzero_ps(); 2]; T]);
     for b in 0..rows.acts.cols / 32 {

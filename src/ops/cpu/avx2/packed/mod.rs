@@ -18,7 +18,7 @@ use crate::ops::cpu::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use crate::ops::cpu::codes::{Iq4Nl, Iq4Xs, Mxfp4, Tq20};
 use crate::ops::cpu::table::{Kernel, Rows};
 use crate::quant::DType;
-use crate::quant::packed::{ROWS, VECTOR};
+use crate::quant::packed::VECTOR;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -62,12 +62,6 @@ unsafe fn legacy<B: legacy::Panel>(rows: &Rows<'_>) {
 type Lanes = [__m256i; 2];
 /// A number for each of sixteen rows.
 type Floats = [__m256; 2];
-
-/// Start of panel `i`.
-#[inline(always)]
-fn panel(rows: &Rows<'_>, i: usize) -> *const u8 {
-    rows.weights.as_ptr().wrapping_add(i * ROWS * rows.row_bytes)
-}
 
 /// Vector `i` from `p` on.
 ///

@@ -6,7 +6,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are numbered alike")]
 
 use super::kquants::{self, pairs, signed, starts};
-use super::{add_products, by_tokens, four, legacy, panel};
+use super::{add_products, by_tokens, four, legacy};
 use crate::ops::cpu::table::Rows;
 use crate::quant::packed::ROWS;
 use std::arch::asm;
@@ -73,7 +73,7 @@ unsafe fn store<const T: usize>(rows: &Rows<'_>, i: usize, first: usize, results
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 unsafe fn kquant_panel<B: kquants::Panel, const T: usize>(rows: &Rows<'_>, i: usize, tokens: Range<usize>) {
     let (acts, first, blocks) = (rows.acts, tokens.start, rows.acts.cols / 256);
-    let start = panel(rows, i);
+    let start = rows.panel(i);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
         let block = start.wrapping_add(b * B::STEP);
@@ -176,7 +176,7 @@ unsafe fn pass<B: kquants::Panel, const N: usize, const P: usize, const T: usize
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")]
 unsafe fn legacy_panel<B: legacy::Panel, const T: usize>(rows: &Rows<'_>, i: usize, tokens: Range<usize>) {
     let (acts, first, blocks) = (rows.acts, tokens.start, rows.acts.cols / 32);
-    let start = panel(rows, i);
+    let start = rows.panel(i);
     let (mut acc, mut min) = ([_mm512_setzero_ps(); T], [_mm512_setzero_ps(); T]);
     for b in 0..blocks {
         let block = start.wrapping_add(b * B::STEP);

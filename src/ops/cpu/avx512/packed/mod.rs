@@ -17,7 +17,7 @@ use crate::ops::cpu::blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80};
 use crate::ops::cpu::codes::{Iq4Nl, Iq4Xs, Mxfp4, Tq20};
 use crate::ops::cpu::table::{Kernel, Rows};
 use crate::quant::DType;
-use crate::quant::packed::{ROWS, VECTOR};
+use crate::quant::packed::VECTOR;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -69,12 +69,6 @@ macro_rules! by_tokens {
     };
 }
 use by_tokens;
-
-/// Start of panel `i`.
-#[inline(always)]
-fn panel(rows: &Rows<'_>, i: usize) -> *const u8 {
-    rows.weights.as_ptr().wrapping_add(i * ROWS * rows.row_bytes)
-}
 
 /// Vector `i` from `p` on.
 ///
